@@ -1,0 +1,367 @@
+"""Steps in time: their regularity, repeated records, windows and chronological splits.
+
+A window is ``history`` consecutive steps and the ``horizon`` steps that follow ``lead`` steps
+after the last of them. Windows are a plain index over a tensor that is in memory already.
+
+>>> breaks(np.array([0, 1, 2, 5, 6]))
+array([3])
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fieldsym.bundle import Bundle
+from fieldsym.errors import DataError
+
+if TYPE_CHECKING:
+    from fieldsym.data.fields import Entry, Fields
+
+Array = np.ndarray
+
+
+# ----------------------------------------------------------------------------------------- steps
+
+
+def is_date(time: Array) -> bool:
+    """Whether times are dates (datetime64, or cftime objects of any calendar)."""
+    return time.dtype.kind == "M" or (time.dtype.kind == "O" and hasattr(time.flat[0], "calendar"))
+
+
+def _months(time: Array) -> Array:
+    if time.dtype.kind == "M":
+        return time.astype("datetime64[M]").astype(np.int64)
+    return np.array([12 * t.year + t.month for t in time], dtype=np.int64)
+
+
+def _seconds(time: Array) -> Array:
+    if time.dtype.kind == "M":
+        return (time - time[0]).astype("timedelta64[ms]").astype(np.float64) / 1e3
+    return np.array([(t - time[0]).total_seconds() for t in time])
+
+
+def step_lengths(time: Array) -> tuple[Array, str]:
+    """Lengths of the steps, and their unit: "s", "month", or "" for plain numbers.
+
+    Months are counted by the calendar, so that steps of 28 to 31 days are one month each.
+    """
+    if len(time) < 2:
+        return np.zeros(0), ""
+    if not is_date(time):
+        return np.diff(time.astype(np.float64)), ""
+    seconds, months = np.diff(_seconds(time)), np.diff(_months(time))
+    uneven = np.ptp(seconds) > 1e-6 * abs(seconds[0])
+    if uneven and np.median(seconds) > 27 * 86400 and np.median(months) >= 1:
+        return months.astype(np.float64), "month"
+    return seconds, "s"
+
+
+def breaks(time: Array) -> Array:
+    """Indices of the steps that do not follow their predecessor at the usual distance."""
+    steps, _ = step_lengths(time)
+    if not len(steps):
+        return np.zeros(0, dtype=np.int64)
+    usual = np.median(steps)
+    return np.flatnonzero(np.abs(steps - usual) > 0.01 * abs(usual)) + 1
+
+
+def describe_step(time: Array) -> str:
+    """The step of a series in words, "3 hours", "1 month (28–31 days)", or why it has none.
+
+    Examples
+    --------
+    >>> describe_step(np.array(["2001-01-01", "2001-02-01", "2001-03-01"], "datetime64[s]"))
+    '1 month'
+    """
+    steps, unit = step_lengths(time)
+    if not len(steps):
+        return "one step"
+    usual, gaps = float(np.median(steps)), len(breaks(time))
+    if unit == "s":
+        size, name = next(
+            (n, w) for n, w in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+            if usual >= n or n == 1
+        )  # fmt: skip
+        usual, unit = usual / size, name
+    text = f"{usual:g} {unit}{'s' if unit and usual != 1 else ''}".strip()
+    return f"{text}, with {gaps} irregular steps" if gaps else text
+
+
+def repeated_records(values: Array) -> list[tuple[int, int]]:
+    """Pairs (later, earlier) of steps whose values are the same to the last bit.
+
+    values : (time, ...). A field that never changes has no repeated records.
+    """
+    seen: dict[bytes, int] = {}
+    pairs = []
+    for i, step in enumerate(values):
+        key = hashlib.blake2b(np.ascontiguousarray(step).tobytes()).digest()
+        if key in seen:
+            pairs.append((i, seen[key]))
+        seen.setdefault(key, i)
+    return pairs if len(seen) > 1 else []
+
+
+def outlier_steps(values: Array, factor: float = 3.0) -> list[tuple[int, float]]:
+    """Steps whose change from the previous one is far above the usual, with the ratio to it.
+
+    values : (time, channel, *grid); a change counts where one channel changes by more than
+    ``factor`` times the 95th percentile of its changes. Fewer than 10 steps say nothing.
+    """
+    if len(values) < 10:
+        return []
+    found: dict[int, float] = {}
+    flat = values.reshape(*values.shape[:2], -1)
+    change = np.stack([np.sqrt(np.mean((b - a) ** 2, -1)) for a, b in itertools.pairwise(flat)])
+    usual = np.maximum(np.quantile(change, 0.95, axis=0), 1e-30)
+    for i, c in zip(*np.nonzero(change > factor * usual), strict=True):
+        found[int(i) + 1] = max(
+            found.get(int(i) + 1, 0.0), float(change[i, c] / np.median(change[:, c]))
+        )
+    return sorted(found.items())
+
+
+def order(values: Array, time: Array, notes: list[str]) -> tuple[Array, Array]:
+    """Values (sample, time, …) and times, sorted by time."""
+    index = np.argsort(time, kind="stable")
+    if (index != np.arange(len(time))).any():
+        notes.append("the steps were sorted by time")
+        return values[:, index], time[index]
+    return values, time
+
+
+def distinct(values: Array, time: Array, notes: list[str]) -> tuple[Array, Array]:
+    """Drop the later of two records that are exact copies (a single series only)."""
+    pairs = repeated_records(values[0]) if len(values) == 1 else []
+    for later, earlier in pairs:
+        notes.append(
+            f"the record of {when(time[later])} is an exact copy of {when(time[earlier])} and "
+            "was dropped"
+        )
+    keep = np.ones(len(time), dtype=bool)
+    keep[[later for later, _ in pairs]] = False
+    values, time = (values[:, keep], time[keep]) if pairs else (values, time)
+    same = np.flatnonzero(time[1:] == time[:-1])
+    if len(same):
+        raise DataError(
+            f"{when(time[same[0]])} occurs twice with different values ({len(same)} such steps); "
+            "keep one record per time."
+        )
+    return values, time
+
+
+def when(t: object) -> str:
+    """A time in a message."""
+    if isinstance(t, np.datetime64):
+        return str(t.astype("datetime64[s]")).removesuffix("T00:00:00")
+    return str(t).removesuffix(" 00:00:00")
+
+
+def find_mask(values: Array, entries: Sequence[Entry], time: Array, notes: list[str]) -> Array:
+    """Points that are valid in every block, (*grid); missing values must be constant in time.
+
+    Raises
+    ------
+    DataError   if values are missing at some steps only, in one component only, or everywhere.
+    """
+    valid = np.ones(values.shape[3:], dtype=bool)
+    masks = []
+    c = 0
+    for e in entries:
+        parts = []
+        for v in e.typed.variables:
+            parts.append(constant_mask(values[:, :, c], v, e, time))
+            c += 1
+        for v, part in zip(e.typed.variables[1:], parts[1:], strict=True):
+            if (part != parts[0]).any():
+                raise DataError(
+                    f"The components of '{e.typed.kind} {e.name}' are missing at different points: "
+                    f"{(part != parts[0]).sum()} between {e.typed.variables[0]} and {v}. Mask both "
+                    "where one is missing."
+                )
+        masks.append(parts[0])
+        valid &= parts[0]
+    if any((m != valid).any() for m in masks):
+        notes.append("the blocks have different masks: points valid in all of them are used")
+    if not valid.any():
+        raise DataError("No point is valid in every variable; select fewer variables or levels.")
+    return valid
+
+
+def constant_mask(values: Array, v: str, e: Entry, time: Array) -> Array:
+    if np.isinf(values).any():
+        raise DataError(f"The variable '{v}' holds {int(np.isinf(values).sum())} infinite values.")
+    missing = np.isnan(values)
+    flat = missing.reshape(-1, *missing.shape[2:])
+    always = flat.all(0)
+    count = (flat & ~always).reshape(len(flat), -1).sum(1)
+    bad = np.flatnonzero(count)
+    if always.all():
+        raise DataError(f"The variable '{v}' ({e.name}) has no valid value at all.")
+    if len(bad):
+        step = int(bad[0]) % len(time)
+        raise DataError(
+            f"Missing values must be at the same points at every step; '{v}' ({e.name}) lacks "
+            f"{count[bad[0]]} more values at step {step} ({when(time[step])}), and {len(bad)} of "
+            f"{len(flat)} steps are so. Fill them, or leave these steps out."
+        )
+    return ~always
+
+
+# --------------------------------------------------------------------------------------- windows
+
+
+def repeat(bundle: Bundle, times: int) -> Bundle:
+    """The bundle of several steps: blocks u, u_1, u_2, … one after the other.
+
+    Examples
+    --------
+    >>> import fieldsym as fs
+    >>> repeat(fs.Bundle(fs.Torus((2.0, 3.0)), "vector u"), 2).representation
+    vector u + vector u_1
+    """
+    blocks = [
+        str(replace(block, name=f"{name}_{k}" if k else name))
+        for k in range(times)
+        for name, block in zip(bundle.names, bundle.blocks, strict=True)
+    ]
+    return Bundle(bundle.base, " + ".join(blocks), bundle.representation.group)
+
+
+class Windows(Dataset):
+    """Pairs (history, horizon) of a series, by plain index.
+
+    Parameters
+    ----------
+    fields : Fields
+    history : number of input steps; u is the latest, u_1 the step before it, and so on
+    horizon : number of target steps; u is the first, u_1 the step after it
+    lead : steps from the latest input to the first target
+
+    Attributes
+    ----------
+    in_bundle, out_bundle : Bundle   of the inputs and of the targets
+
+    Raises
+    ------
+    DataError   if the series is too short, or every window would straddle a gap.
+
+    Examples
+    --------
+    >>> import torch, fieldsym as fs
+    >>> from fieldsym.data.fields import Fields
+    >>> bundle = fs.Bundle(fs.Torus((2.0, 3.0)), "vector u")
+    >>> windows = Windows(Fields.of(bundle, torch.zeros(5, 2, 16, 24)), history=2)
+    >>> len(windows), tuple(windows[0][0].shape), tuple(windows[0][1].shape)
+    (3, (4, 16, 24), (2, 16, 24))
+    """
+
+    def __init__(
+        self, fields: Fields, *, history: int = 1, horizon: int = 1, lead: int = 1
+    ) -> None:
+        if min(history, horizon, lead) < 1:
+            raise DataError(
+                "history, horizon and lead must be at least 1; got "
+                f"{history}, {horizon} and {lead}."
+            )
+        self.fields = fields
+        self.history, self.horizon, self.lead = history, horizon, lead
+        self.in_bundle = repeat(fields.bundle, history)
+        self.out_bundle = repeat(fields.bundle, horizon)
+        self.values = fields.values if fields.has_samples else fields.values[None]
+        self.starts = self._starts()
+
+    @property
+    def span(self) -> int:
+        """Steps from the first input to the last target, both included."""
+        return self.history + self.lead + self.horizon - 1
+
+    def _starts(self) -> list[tuple[int, int]]:
+        samples, steps = self.values.shape[:2]
+        segments = np.zeros(steps, dtype=np.int64)
+        segments[breaks(self.fields.time)] = 1
+        segments = np.cumsum(segments)
+        last = steps - self.span
+        inside = [t for t in range(last + 1) if segments[t] == segments[t + self.span - 1]]
+        if not inside or not samples:
+            longest = int(np.bincount(segments).max()) if steps else 0
+            raise DataError(
+                f"A window of history {self.history}, lead {self.lead} and horizon {self.horizon} "
+                f"needs {self.span} consecutive steps; the longest stretch without a gap has "
+                f"{longest} (of {steps} steps). Take a shorter history, lead or horizon."
+            )
+        return [(s, t) for s in range(samples) for t in inside]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        sample, start = self.starts[index]
+        now = start + self.history - 1
+        past = torch.arange(now, start - 1, -1)
+        first = now + self.lead
+        x = self.values[sample, past]
+        y = self.values[sample, first : first + self.horizon]
+        return x.flatten(0, 1), y.flatten(0, 1)
+
+
+def split(
+    fields: Fields, *, train: float = 0.7, valid: float = 0.15, span: int = 2
+) -> tuple[Fields, Fields, Fields]:
+    """Training, validation and test part, in this order in time.
+
+    Several samples (trajectories) are split by sample; one series is cut in time, so that no
+    window straddles a cut. What ``train`` and ``valid`` leave is the test part; a part of
+    fraction 0 has no steps.
+
+    Parameters
+    ----------
+    span : steps that one window needs (``Windows.span``), the least that a part may have
+
+    Raises
+    ------
+    DataError   if a part would be empty; it says how many steps are needed.
+    """
+    fractions = (train, valid, 1.0 - train - valid)
+    if min(fractions) < -1e-9 or train <= 0:
+        raise DataError(
+            f"train and valid must be fractions with a sum of at most 1; got {train} and {valid}."
+        )
+    by_sample = fields.has_samples and fields.values.shape[0] > 1
+    n, least = (fields.values.shape[0], 1) if by_sample else (fields.steps, span)
+    cuts = _cuts(n, train, valid)
+    if not _enough(cuts, n, fractions, least):
+        what = "samples" if by_sample else "steps"
+        needed = next(
+            (m for m in range(1, 100_000) if _enough(_cuts(m, train, valid), m, fractions, least)),
+            math.inf,
+        )
+        parts = ", ".join(f"{f:.3g}" for f in fractions)
+        raise DataError(
+            f"A split {parts} of {n} {what} leaves a part with fewer than {least}; it needs at "
+            f"least {needed} {what}. Take more data, or other fractions (0 leaves a part out)."
+        )
+    ends = (0, *cuts, n)
+    take = fields.take_samples if by_sample else fields.take_steps
+    first, second, third = (take(slice(a, b)) for a, b in itertools.pairwise(ends))
+    return first, second, third
+
+
+def _cuts(n: int, train: float, valid: float) -> tuple[int, int]:
+    return round(n * train), round(n * min(1.0, train + valid))
+
+
+def _enough(cuts: tuple[int, int], n: int, fractions: tuple[float, ...], least: int) -> bool:
+    ends = (0, *cuts, n)
+    sizes = [b - a for a, b in itertools.pairwise(ends)]
+    return all(size >= least or f < 1e-9 for size, f in zip(sizes, fractions, strict=True))

@@ -1,0 +1,1 @@
+"""Operators between sections: spectral, pointwise, fno."""

@@ -1,0 +1,361 @@
+"""The typed Fourier neural operator, exactly equivariant by construction.
+
+Hidden features carry the regular representation of a finite group (one channel per element,
+permuted by the group), so every pointwise nonlinearity is exact; lifting, skips, channel MLPs and
+projection are equivariant pointwise maps; spectral weights are stored once per orbit of modes.
+On a torus translations by whole cells are exact too. ``group=None`` is the unconstrained operator.
+
+>>> import torch, fieldsym as fs
+>>> flow = fs.Bundle(fs.Torus((1.0, 1.0)), "scalar p + vector u")
+>>> model = fs.FNO(flow, flow, group=fs.groups.dihedral(4), n_modes=(5, 5), hidden_channels=16)
+>>> model(torch.zeros(2, 3, 16, 16)).shape
+torch.Size([2, 3, 16, 16])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fieldsym.bundle import Bundle
+from fieldsym.errors import BundleError, GroupError
+from fieldsym.group import Group, trivial
+from fieldsym.manifold import Manifold
+from fieldsym.operators.modes import check_modes
+from fieldsym.operators.pointwise import Pointwise
+from fieldsym.operators.spectral import SpectralConv, TruncatedFourier
+from fieldsym.representation import Representation
+
+SKIPS = ("linear", "identity", "soft-gating", None)
+NORMS = ("instance_norm", "group_norm", None)
+PADDING = 0.125  # of the samples, added on both sides of a non-periodic axis
+
+
+class FNO(nn.Module):
+    """Fourier neural operator between sections of two bundles.
+
+    Parameters
+    ----------
+    in_bundle, out_bundle : Bundle, on one base
+    group : finite Group that acts on the base, or None; translations are built in
+    n_modes : odd numbers of kept frequencies −K..K, one per axis or one for all
+    hidden_channels : width, a multiple of the order of the group
+    n_layers : number of Fourier layers
+    lifting_channel_ratio, projection_channel_ratio : width of the hidden layer of the lifting and
+        projection MLPs, in units of ``hidden_channels``; 0 for a single linear map
+    fno_skip, channel_mlp_skip : "linear", "identity", "soft-gating" or None
+    use_channel_mlp, channel_mlp_expansion : the pointwise MLP of every layer and its width
+    norm : None, "instance_norm" (per field, over group and space) or "group_norm" (over all fields)
+    non_linearity : pointwise function of one number, exact on regular features
+    positional_embedding, domain_padding : None; anything else is refused, see Raises
+
+    On a base with non-periodic axes the position along these axes (which the group moves like part
+    of a vector) is an extra input, and the field is padded by zeros on both sides.
+
+    Raises
+    ------
+    GroupError    if the group is not finite or does not act on the base or grid, if
+                  ``hidden_channels`` is no multiple of its order, or if an option would break it.
+    GridError     if ``n_modes`` is even, or needs more points than the grid has.
+    BundleError   if the input is not a section of ``in_bundle``.
+
+    Examples
+    --------
+    >>> import torch, fieldsym as fs
+    >>> w = fs.Bundle(fs.Torus((1.0, 1.0)), "pseudoscalar w")
+    >>> d4 = fs.groups.dihedral(4)
+    >>> model = fs.FNO(w, w, group=d4, n_modes=(5, 5), hidden_channels=16).double()
+    >>> u = fs.testing.random_section(w, (12, 12))
+    >>> g = d4.elements[1]
+    >>> bool(torch.allclose(model(fs.act(g, u, w)), fs.act(g, model(u), w), atol=1e-12))
+    True
+
+    References
+    ----------
+    Li et al. 2021, arXiv:2010.08895; group convolution on the regular representation: Helwig et al.
+    2023, arXiv:2306.05697.
+    """
+
+    def __init__(
+        self,
+        in_bundle: Bundle,
+        out_bundle: Bundle,
+        *,
+        group: Group | None = None,
+        n_modes: int | Sequence[int] = 17,
+        hidden_channels: int = 64,
+        n_layers: int = 4,
+        lifting_channel_ratio: float = 2,
+        projection_channel_ratio: float = 2,
+        fno_skip: str | None = "linear",
+        channel_mlp_skip: str | None = "soft-gating",
+        use_channel_mlp: bool = True,
+        channel_mlp_expansion: float = 0.5,
+        norm: str | None = None,
+        non_linearity: Callable[[Tensor], Tensor] = functional.gelu,
+        positional_embedding: None = None,
+        domain_padding: None = None,
+    ) -> None:
+        super().__init__()
+        base = _check_bases(in_bundle, out_bundle)
+        _refuse_options(norm, fno_skip, channel_mlp_skip, positional_embedding, domain_padding)
+        self.in_bundle, self.out_bundle = in_bundle, out_bundle
+        self.group = trivial(base.dim) if group is None else group
+        self.n_modes = check_modes(
+            (n_modes,) * base.dim if isinstance(n_modes, int) else n_modes, base.dim
+        )
+        _check_group(self.group, in_bundle, self.n_modes, hidden_channels)
+        self.hidden_channels = hidden_channels
+        self.non_linearity = non_linearity
+        hidden = self._regular(1.0)
+        lifted = _with_position(in_bundle)
+        self.lifting = self._mlp(lifted, lifting_channel_ratio, hidden)
+        self.layers = nn.ModuleList(
+            Layer(
+                hidden,
+                self._regular(channel_mlp_expansion) if use_channel_mlp else None,
+                self.group,
+                self.n_modes,
+                fno_skip,
+                channel_mlp_skip,
+                norm,
+                non_linearity,
+                last=i == n_layers - 1,
+            )
+            for i in range(n_layers)
+        )
+        self.projection = self._mlp(hidden, projection_channel_ratio, out_bundle.representation)
+
+    def _regular(self, ratio: float) -> Representation:
+        copies = max(1, round(ratio * self.hidden_channels / self.group.order))
+        return Representation(f"{copies} regular", self.group.dim, self.group)
+
+    def _mlp(self, rep_in: Representation, ratio: float, rep_out: Representation) -> nn.Module:
+        if not ratio:
+            return Pointwise(rep_in, rep_out, self.group)
+        return TypedMLP(rep_in, self._regular(ratio), rep_out, self.group, self.non_linearity)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Map sections of ``in_bundle`` to sections of ``out_bundle``, (batch, channel, *grid)."""
+        dim = self.in_bundle.base.dim
+        self.in_bundle.check(u, "FNO")
+        grid = self.in_bundle.grid(u)
+        self.group.check(self.in_bundle.base, grid)
+        x = u.reshape(-1, *u.shape[-dim - 1 :])
+        x, pads = self._open(x, grid)
+        x = self.lifting(x)
+        fourier = TruncatedFourier(x.shape[2:], self.n_modes, x)
+        for layer in self.layers:
+            x = layer(x, fourier)
+        x = self.projection(x)
+        for axis, (pad, n) in enumerate(zip(pads, grid, strict=True)):
+            x = x.narrow(axis - dim, pad, n) if pad else x
+        return x.reshape(*u.shape[: -dim - 1], *x.shape[1:])
+
+    def _open(self, x: Tensor, grid: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Append the position along non-periodic axes and pad them on both sides."""
+        base = self.in_bundle.base
+        free = [axis for axis, wraps in enumerate(base.periodic) if not wraps]
+        if not free:
+            return x, [0] * base.dim
+        where = base.coordinates(grid, x.dtype, x.device, centred=True)
+        rows = [where[axis] * (2 / base.lengths[axis]) for axis in free]
+        x = torch.cat([x, torch.stack(rows).expand(len(x), -1, *grid)], 1)
+        pads = [round(PADDING * n) if axis in free else 0 for axis, n in enumerate(grid)]
+        return functional.pad(x, [p for pad in reversed(pads) for p in (pad, pad)]), pads
+
+
+class TypedMLP(nn.Module):
+    """Pointwise map, nonlinearity on regular features, pointwise map."""
+
+    def __init__(
+        self,
+        rep_in: Representation,
+        rep_hidden: Representation,
+        rep_out: Representation,
+        group: Group,
+        non_linearity: Callable[[Tensor], Tensor],
+        *,
+        last_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.first = Pointwise(rep_in, rep_hidden, group)
+        self.second = Pointwise(rep_hidden, rep_out, group, bias=last_bias)
+        self.non_linearity = non_linearity
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to (batch, channel, *grid)."""
+        return self.second(self.non_linearity(self.first(x)))
+
+
+class Layer(nn.Module):
+    """One Fourier layer, in neuraloperator's order: convolution + skip, MLP + skip."""
+
+    def __init__(
+        self,
+        hidden: Representation,
+        mlp_hidden: Representation | None,
+        group: Group,
+        n_modes: Sequence[int],
+        fno_skip: str | None,
+        channel_mlp_skip: str | None,
+        norm: str | None,
+        non_linearity: Callable[[Tensor], Tensor],
+        *,
+        last: bool,
+    ) -> None:
+        super().__init__()
+        self.convolution = SpectralConv(hidden, hidden, group, n_modes)
+        self.skip = _skip(fno_skip, hidden, group)
+        self.norm = None if norm is None else RegularNorm(hidden, one_for_all=norm == "group_norm")
+        self.mlp = self.mlp_skip = self.mlp_norm = None
+        if mlp_hidden is not None:
+            # a constant per field would vanish in an instance norm
+            bias = norm != "instance_norm"
+            self.mlp = TypedMLP(hidden, mlp_hidden, hidden, group, non_linearity, last_bias=bias)
+            self.mlp_skip = _skip(channel_mlp_skip, hidden, group, bias=False)
+            self.mlp_norm = None if norm is None else RegularNorm(
+                hidden, one_for_all=norm == "group_norm"
+            )  # fmt: skip
+        self.non_linearity = non_linearity
+        self.last = last
+
+    def forward(self, x: Tensor, fourier: TruncatedFourier) -> Tensor:
+        """Apply to (batch, channel, *grid)."""
+        start = x
+        x = self.convolution(start, fourier)
+        x = x if self.norm is None else self.norm(x)
+        x = x if self.skip is None else x + self.skip(start)
+        x = x if self.last else self.non_linearity(x)
+        if self.mlp is not None:
+            x = self.mlp(x)
+            x = x if self.mlp_skip is None else x + self.mlp_skip(start)
+            x = x if self.mlp_norm is None else self.mlp_norm(x)
+            x = x if self.last else self.non_linearity(x)
+        return x
+
+
+class SoftGate(nn.Module):
+    """One learned scale per field, the same for all its channels."""
+
+    def __init__(self, hidden: Representation) -> None:
+        super().__init__()
+        self.fields = hidden.blocks[0].copies
+        self.scale = nn.Parameter(torch.ones(self.fields))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to (batch, channel, *grid)."""
+        scale = self.scale.repeat_interleave(x.shape[1] // self.fields)
+        return x * scale.view(-1, *[1] * (x.ndim - 2))
+
+
+class RegularNorm(nn.Module):
+    """Normalise regular features over the group and space: what no group element can see.
+
+    Parameters
+    ----------
+    hidden : Representation of regular copies
+    one_for_all : one mean and variance for all fields ("group_norm") or one each ("instance_norm")
+    """
+
+    def __init__(self, hidden: Representation, *, one_for_all: bool) -> None:
+        super().__init__()
+        self.fields = hidden.blocks[0].copies
+        self.one_for_all = one_for_all
+        self.scale = nn.Parameter(torch.ones(self.fields))
+        self.shift = nn.Parameter(torch.zeros(self.fields))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to (batch, channel, *grid)."""
+        fields = x.unflatten(1, (self.fields, -1)).flatten(2)
+        seen = (1, 2) if self.one_for_all else (2,)
+        variance, mean = torch.var_mean(fields, seen, correction=0, keepdim=True)
+        fields = (fields - mean) * (variance + 1e-5).rsqrt()
+        fields = fields * self.scale[:, None] + self.shift[:, None]
+        return fields.reshape(x.shape)
+
+
+def _skip(
+    kind: str | None, hidden: Representation, group: Group, *, bias: bool = True
+) -> nn.Module | None:
+    if kind == "linear":
+        return Pointwise(hidden, hidden, group, bias=bias)
+    if kind == "soft-gating":
+        return SoftGate(hidden)
+    return nn.Identity() if kind == "identity" else None
+
+
+def _with_position(bundle: Bundle) -> Representation:
+    """The input representation, with the position along non-periodic axes as further channels."""
+    free = [axis for axis, wraps in enumerate(bundle.base.periodic) if not wraps]
+    rep = bundle.representation
+    if not free:
+        return rep
+    return rep.with_position(tuple(free))
+
+
+def _check_bases(in_bundle: Bundle, out_bundle: Bundle) -> Manifold:
+    if in_bundle.base != out_bundle.base:
+        raise BundleError(
+            f"FNO maps between bundles on one base; got {in_bundle.base} and {out_bundle.base}."
+        )
+    return in_bundle.base
+
+
+def _check_group(group: Group, bundle: Bundle, n_modes: Sequence[int], hidden: int) -> None:
+    if not group.is_finite:
+        raise GroupError(
+            f"FNO is exact for finite groups (translations are built in); got {group.name}. Use "
+            "cyclic(4) or dihedral(4) on a square torus and measure or promote the rest."
+        )
+    if any(g.shift.any() for g in group.elements):
+        raise GroupError(
+            f"{group.name} holds shifts, which every FNO commutes with already. Give the point "
+            "group alone."
+        )
+    group.check(bundle.base)
+    for g in group.elements:
+        permutation, _ = bundle.base.lattice(g) or ((), ())
+        if any(n_modes[axis] != n_modes[source] for axis, source in enumerate(permutation)):
+            raise GroupError(
+                f"{g.name} exchanges axes with n_modes {tuple(n_modes)}: give exchanged axes the "
+                "same number of modes."
+            )
+    if hidden < 1 or hidden % group.order:
+        lower = hidden // group.order * group.order
+        choices = f"{lower} or {lower + group.order}" if lower else f"{group.order}"
+        raise GroupError(
+            f"hidden_channels holds whole copies of the regular representation of {group.name}, "
+            f"{group.order} channels each; got {hidden}. Use {choices}."
+        )
+
+
+def _refuse_options(
+    norm: str | None,
+    fno_skip: str | None,
+    channel_mlp_skip: str | None,
+    positional_embedding: object,
+    domain_padding: object,
+) -> None:
+    if norm not in NORMS:
+        raise GroupError(
+            f"norm is one of {NORMS}; got {norm!r}. Norms with one scale per channel or per "
+            "position would tell the images of a field apart."
+        )
+    for name, skip in (("fno_skip", fno_skip), ("channel_mlp_skip", channel_mlp_skip)):
+        if skip not in SKIPS:
+            raise GroupError(f"{name} is one of {SKIPS}; got {skip!r}.")
+    if positional_embedding is not None:
+        raise GroupError(
+            f"positional_embedding={positional_embedding!r} would break translations and the "
+            "group: coordinates are not a typed field. Leave it None; non-periodic axes get their "
+            "position as a typed input by themselves."
+        )
+    if domain_padding is not None:
+        raise GroupError(
+            f"domain_padding={domain_padding!r} would break the translations of a periodic axis. "
+            "Leave it None; non-periodic axes are padded by themselves."
+        )

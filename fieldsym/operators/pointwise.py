@@ -1,0 +1,138 @@
+"""Pointwise linear maps between typed fields, equivariant under a finite group.
+
+The weight is stored once per orbit of its entries: W ρ_in(g) = ρ_out(g) W holds by construction,
+and a bias exists only along invariant directions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fieldsym.group import Group
+from fieldsym.operators.intertwiner import Equation, allowed_maps
+from fieldsym.representation import Block, Representation
+
+
+class TypedWeight(nn.Module):
+    """A stack of matrices between typed fibres, one coefficient array per pair of blocks.
+
+    Parameters
+    ----------
+    stack : number of matrices
+    blocks : (output block, input block, basis) of every pair, row by row; a basis has shape
+        (dimension, parts, d_out, d_in), parts being 2 for complex matrices
+    columns : width of the matrices
+    std : standard deviation of the initial coefficients
+    """
+
+    def __init__(
+        self, stack: int, blocks: list[tuple[Block, Block, np.ndarray]], columns: int, std: float
+    ) -> None:
+        super().__init__()
+        self.columns = columns
+        self.stack = stack
+        self.parts = blocks[0][2].shape[1]
+        self.layout: list[tuple[int, int, bool]] = []
+        for i, (out_block, in_block, basis) in enumerate(blocks):
+            self.layout.append((out_block.size, in_block.size, len(basis) > 0))
+            self.register_buffer(f"basis_{i}", torch.from_numpy(basis), persistent=False)
+            if len(basis):
+                shape = (stack, out_block.copies, in_block.copies, len(basis))
+                self.register_parameter(f"pair_{i}", nn.Parameter(torch.randn(shape) * std))
+
+    def forward(self) -> Tensor:
+        """The matrices, (stack, parts, rows, columns)."""
+        rows: list[Tensor] = []
+        row: list[Tensor] = []
+        for i, (height, width, allowed) in enumerate(self.layout):
+            shape = (self.stack, self.parts, height, width)
+            row.append(self._pair(i).reshape(shape) if allowed else self._like().new_zeros(shape))
+            if sum(block.shape[-1] for block in row) == self.columns:
+                rows.append(torch.cat(row, -1) if len(row) > 1 else row[0])
+                row = []
+        return torch.cat(rows, -2) if len(rows) > 1 else rows[0]
+
+    def _like(self) -> Tensor:
+        """Any parameter, for its dtype and device; none where the symmetry forbids every map."""
+        return next(self.parameters(), self.get_buffer("basis_0"))
+
+    def _pair(self, i: int) -> Tensor:
+        """(stack, out, in, n) and (n, parts, p, q) to (stack, parts, out, p, in, q)."""
+        coefficients, basis = self.get_parameter(f"pair_{i}"), self.get_buffer(f"basis_{i}")
+        _, parts, p, q = basis.shape
+        full = coefficients @ basis.flatten(1).to(coefficients.dtype)
+        return rearrange(full, "s o i (part p q) -> s part o p i q", part=parts, p=p, q=q)
+
+
+def point_blocks(
+    rep_in: Representation, rep_out: Representation, group: Group
+) -> list[tuple[Block, Block, np.ndarray]]:
+    """Bases of the equivariant pointwise maps, for every pair of blocks."""
+    known: dict[tuple[str, str], np.ndarray] = {}
+    blocks = []
+    for out_block in rep_out.blocks:
+        for in_block in rep_in.blocks:
+            pair = (out_block.kind, in_block.kind)
+            if pair not in known:
+                known[pair] = _point_basis(rep_in, rep_out, group, pair)
+            blocks.append((out_block, in_block, known[pair]))
+    return blocks
+
+
+def _point_basis(
+    rep_in: Representation, rep_out: Representation, group: Group, pair: tuple[str, str]
+) -> np.ndarray:
+    equations = [
+        Equation(rep_out.kind_rho(pair[0], g), rep_in.kind_rho(pair[1], g.inverse))
+        for g in group.elements[1:]
+    ]
+    shape = (
+        len(rep_out.kind_rho(pair[0], group.elements[0])),
+        len(rep_in.kind_rho(pair[1], group.elements[0])),
+    )
+    return allowed_maps(equations, shape, parts=1)
+
+
+class Pointwise(nn.Module):
+    """Equivariant linear map of the fibres, the same at every point.
+
+    Parameters
+    ----------
+    rep_in, rep_out : Representation of the fibres
+    group : finite Group
+    bias : whether to add a constant along the invariant directions of ``rep_out``
+
+    Examples
+    --------
+    >>> import fieldsym as fs
+    >>> d4 = fs.groups.dihedral(4)
+    >>> flow = fs.Representation("scalar p + vector u", 2)
+    >>> layer = Pointwise(flow, flow, d4)                   # p ← p, u ← u and a bias of p
+    >>> sum(p.numel() for p in layer.parameters())
+    3
+    """
+
+    def __init__(
+        self, rep_in: Representation, rep_out: Representation, group: Group, *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(rep_in.channels)
+        blocks = point_blocks(rep_in, rep_out, group)
+        self.weight = TypedWeight(1, blocks, rep_in.channels, bound / math.sqrt(3))
+        constant = Representation("scalar", rep_in.dim)
+        invariant = point_blocks(constant, rep_out, group)
+        some = bias and any(len(basis) for _, _, basis in invariant)
+        self.bias = TypedWeight(1, invariant, 1, bound / math.sqrt(3)) if some else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to (batch, channel, *grid)."""
+        weight = self.weight()[0, 0].to(x.dtype)  # float64 zeros where no map is allowed
+        bias = None if self.bias is None else self.bias()[0, 0, :, 0]
+        y = functional.conv1d(x.flatten(2), weight.unsqueeze(-1), bias)
+        return y.view(x.shape[0], -1, *x.shape[2:])
