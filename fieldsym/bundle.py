@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -97,6 +98,12 @@ class Bundle:
     def check(self, u: Tensor, name: str = "This") -> None:
         """Raise ``BundleError`` unless a tensor is a section: real, (*batch, channel, *grid)."""
         d = self.base.dim
+        real = isinstance(u, Tensor) and u.dtype in (torch.float32, torch.float64)
+        if not real or u.ndim < d + 1 or u.shape[-d - 1] != self.channels:
+            self._refuse(u, name)
+
+    def _refuse(self, u: Tensor, name: str) -> NoReturn:
+        d = self.base.dim
         sizes = ", ".join(
             f"{n}: {s.start}" + (f"–{s.stop - 1}" if s.stop - s.start > 1 else "")
             for n, s in self.slices.items()
@@ -111,12 +118,11 @@ class Bundle:
             raise BundleError(f"{want}. Got {u.dtype}; convert it with .to(torch.float32).")
         if u.ndim < d + 1:
             raise BundleError(f"{want}. Got shape {tuple(u.shape)}: too few axes.")
-        if u.shape[-d - 1] != self.channels:
-            raise BundleError(
-                f"{want}. Got shape {tuple(u.shape)}: {u.shape[-d - 1]} channels where the bundle "
-                f"has {self.channels} ({sizes}). Check the order of the axes, or declare the "
-                "fields that the tensor holds."
-            )
+        raise BundleError(
+            f"{want}. Got shape {tuple(u.shape)}: {u.shape[-d - 1]} channels where the bundle "
+            f"has {self.channels} ({sizes}). Check the order of the axes, or declare the "
+            "fields that the tensor holds."
+        )
 
     def grid(self, u: Tensor) -> tuple[int, ...]:
         """Sizes of the grid axes of a section."""

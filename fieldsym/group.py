@@ -17,6 +17,7 @@ and shifts, one element per further component, or the matrices that generate a f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -397,13 +398,13 @@ def _named(elements: tuple[Element, ...], parent: Group) -> Group:
 
 
 def _catalogue(dim: int) -> list[Group]:
-    base = [trivial(dim), reflections(dim)]
+    groups = [trivial(dim)]
     if dim == 2:
-        base += [cyclic(n) for n in (2, 3, 4, 6)] + [dihedral(n) for n in (1, 2, 3, 4, 6)]
+        groups += [cyclic(n) for n in (2, 3, 4, 6)] + [dihedral(n) for n in (1, 2, 3, 4, 6)]
     if dim == 3:
-        base += [octahedral(), octahedral(reflections=False), cyclic(4, dim=3), dihedral(4, dim=3)]
-        base += [cyclic(2, dim=3), dihedral(2, dim=3)]
-    return base
+        groups += [octahedral(), octahedral(reflections=False)]
+        groups += [cyclic(n, dim=3) for n in (2, 4)] + [dihedral(n, dim=3) for n in (2, 4)]
+    return [*groups, reflections(dim)]
 
 
 def _plane(matrix: Array, dim: int, axes: tuple[int, int]) -> Array:
@@ -438,6 +439,71 @@ def _check_order(name: str, n: int, dim: int) -> None:
 def _check_dim(name: str, dim: int, allowed: tuple[int, ...]) -> None:
     if dim not in allowed:
         raise GroupError(f"{name} acts in {' or '.join(map(str, allowed))} dimensions; got {dim}.")
+
+
+def named(text: str, dim: int) -> Group:
+    """The group of a catalogue expression, as the command line and checkpoints write it.
+
+    Parameters
+    ----------
+    text : such as "dihedral(4)", "translations * cyclic(4)", or "none" for the trivial group
+    dim : dimension of the base, used where the expression does not give one
+
+    Raises
+    ------
+    GroupError   if the expression is not understood; it lists the catalogue.
+
+    Examples
+    --------
+    >>> named("dihedral(4) * translations", 2)
+    dihedral(4) × translations(2)
+    """
+    product: Group | None = None
+    for factor in re.split(r"[*×]", text):
+        group = _factor(factor.strip(), dim, text)
+        product = group if product is None else product * group
+    return product if product is not None else trivial(dim)
+
+
+CATALOGUE = (
+    *("trivial", "translations", "cyclic", "dihedral", "reflections", "octahedral"),
+    *("so", "o", "se", "e"),
+)
+    "trivial",
+    "translations",
+    "cyclic",
+    "dihedral",
+    "reflections",
+    "octahedral",
+    "so",
+    "o",
+    "se",
+    "e",
+]
+
+
+def _factor(text: str, dim: int, whole: str) -> Group:
+    if text == "none":
+        return trivial(dim)
+    match = re.fullmatch(r"([a-z]+)(?:\((.*)\))?", text)
+    if match is None or match[1] not in CATALOGUE:
+        raise GroupError(
+            f"Expected groups out of {', '.join(CATALOGUE)}, joined by '*'; got {whole!r}. "
+            "Examples: 'dihedral(4)', 'translations * cyclic(4)', 'none'."
+        )
+    name, arguments = match[1], [a.strip() for a in (match[2] or "").split(",") if a.strip()]
+    numbers = [int(a) for a in arguments if a.isdigit()]
+    if name == "octahedral":
+        return octahedral(reflections="reflections=False" not in arguments)
+    if name in ("cyclic", "dihedral"):
+        if not numbers:
+            raise GroupError(
+                f"{name} needs its number of rotations, such as {name}(4); got {text!r}."
+            )
+        return cyclic(numbers[0], dim=dim) if name == "cyclic" else dihedral(numbers[0], dim=dim)
+    own = {"trivial": trivial, "translations": translations, "reflections": reflections,
+           "so": so, "o": o, "se": se, "e": e}  # fmt: skip
+    return own[name](numbers[0] if numbers else dim)
 
 
 # The catalogue ------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ class Representation:
     def __hash__(self) -> int:
         return hash((self.blocks, self.dim))
 
-    @cached_property
+    @property
     def channels(self) -> int:
         """Number of channels."""
         return sum(block.size for block in self.blocks)
@@ -262,7 +262,7 @@ class Representation:
     def with_position(self, axes: tuple[int, ...]) -> Representation:
         """This and the coordinates along some axes, which a group moves like part of a vector."""
         extended = copy.copy(self)
-        for cached in ("channels", "gram", "is_euclidean"):
+        for cached in ("gram", "is_euclidean"):
             extended.__dict__.pop(cached, None)
         position = Block(f"position {' '.join(map(str, axes))}", 1, "", len(axes))
         extended.blocks = (*self.blocks, position)

@@ -288,7 +288,7 @@ class _Resolver:
 
     def pair(self, variables: tuple[str, ...], reason: str) -> None:
         stem = vector_name(variables[0])
-        if re.fullmatch(AXIAL, stem, re.IGNORECASE):
+        if reason == "name" and re.fullmatch(AXIAL, stem, re.IGNORECASE):
             raise DataError(
                 f"{', '.join(variables)} may be an axial vector, whose parity differs from that of "
                 f"a velocity. Say types='vector {stem} = {', '.join(variables)}' or "

@@ -1,9 +1,9 @@
 """Fields: a file as a section of a bundle, and the way back.
 
->>> import xarray as xr, fieldsym as fs
+>>> import xarray as xr
 >>> lat, lon = np.arange(60.0, 29.0, -10), np.arange(0.0, 360, 30)
 >>> u = xr.DataArray(np.ones((4, 12)), coords={"lat": lat, "lon": lon})
->>> fields = fs.open_fields(xr.Dataset({"uwnd": u, "vwnd": 2 * u}))
+>>> fields = open_fields(xr.Dataset({"uwnd": u, "vwnd": 2 * u}))
 >>> fields.bundle.representation, tuple(fields.values.shape)
 (vector uwnd, (1, 2, 12, 4))
 
@@ -102,7 +102,8 @@ class Fields:
     def shape_text(self) -> str:
         """Sizes in words."""
         samples = f"{self.values.shape[0]} samples, " if self.has_samples else ""
-        return f"{samples}{self.steps} steps, {' × '.join(map(str, self.grid))} points"
+        steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
+        return f"{samples}{steps}, {' × '.join(map(str, self.grid))} points"
 
     @property
     def has_samples(self) -> bool:
@@ -444,14 +445,13 @@ class _Reader:
         units = str(self.ds[d].attrs.get("units", self.ds[d].attrs.get("Unit", "")))
         return readers.make_axis(d, role, stored, units)
 
-    def columns(self, d: str, v: str) -> tuple[Array, Array]:
-        return self.ds[v].isel({d: 0}).values, self.ds[v].isel({d: -1}).values
+    def closes(self, d: str, v: str) -> bool:
+        first, last = self.ds[v].isel({d: 0}).values, self.ds[v].isel({d: -1}).values
+        return bool(np.allclose(first, last, equal_nan=True, rtol=1e-4, atol=1e-6))
 
     def check_index(self, d: str, names: list[str]) -> None:
-        ends = [self.columns(d, v) for v in names]
-        if all(np.array_equal(a, b, equal_nan=True) for a, b in ends) and any(
-            np.ptp(self.ds[v].values[np.isfinite(self.ds[v].values)], axis=None) > 0 for v in names
-        ):
+        closed = all(self.closes(d, v) for v in names)
+        if closed and any(np.nanstd(self.ds[v].values) > 0 for v in names):
             raise GridError(
                 f"The coordinates of '{d}' are a bare index {self.ds[d].values[0]:g} … "
                 f"{self.ds[d].values[-1]:g}, and its first and last columns are equal: this is a "
@@ -461,8 +461,7 @@ class _Reader:
 
     def check_seam(self, d: str, names: list[str]) -> None:
         for v in names:
-            a, b = self.columns(d, v)
-            if not np.allclose(a, b, equal_nan=True, rtol=1e-4, atol=1e-6):
+            if not self.closes(d, v):
                 raise GridError(
                     f"The first and last columns of '{d}' are 360 degrees apart but '{v}' differs "
                     "there; drop one of them, or correct the longitudes."
@@ -582,10 +581,7 @@ def _remark(
     notes: list[str],
 ) -> None:
     if len(values) == 1:
-        for i, ratio in windows.outlier_steps(values[0]):
-            notes.append(
-                f"the change into {windows.when(time[i])} is {ratio:.1f} times the usual one"
-            )
+        notes += windows.describe_outliers(values[0], time)
     if not (frame == "geographic" and len(axes) == 2 and axes[1].poles and axes[0].periodic):
         return
     c = 0
@@ -736,7 +732,7 @@ def _with_coordinates(ds: xr.Dataset, like: Fields) -> xr.Dataset:
     for name, variable in kept.variables.items():
         if name in ds.coords and name == like.level_name:
             ds[name].attrs = dict(variable.attrs)
-        elif set(variable.dims) <= set(ds.dims) and name not in ds.variables:
+        elif name not in ds.variables and _fits(variable, ds, like):
             variable = variable.copy()
             variable.encoding = {}
             if name in kept.coords:
@@ -744,6 +740,12 @@ def _with_coordinates(ds: xr.Dataset, like: Fields) -> xr.Dataset:
             else:
                 ds[name] = variable
     return ds
+
+
+def _fits(variable: xr.Variable, ds: xr.Dataset, like: Fields) -> bool:
+    # bounds bring a dimension of their own; what depends on absent or selected levels is left out
+    known = {a.name for a in like.axes} | {like.level_name, like.time_name}
+    return all(d not in known or ds.sizes.get(d) == n for d, n in variable.sizes.items())
 
 
 def write_netcdf(ds: xr.Dataset, path: str | Path) -> Path:

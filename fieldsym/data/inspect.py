@@ -20,15 +20,18 @@ import torch
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from fieldsym import group as groups
+from fieldsym.action import act
+from fieldsym.bundle import Bundle
 from fieldsym.data import windows
 from fieldsym.data.cards import Card, Types
 from fieldsym.data.fields import Entry, Fields, open_fields
 from fieldsym.data.readers import Axis
 from fieldsym.manifold import Manifold
 
-WIDTH = 110
+WIDTH = 120
 SHOWN = 8
 
 
@@ -75,9 +78,10 @@ def inspect(
         )
     acting, statistics, steps = acting_groups(fields), block_statistics(fields), advice(fields)
     text = _render(
-        f"{fields.source}: {fields.shape_text}",
+        Text(f"{fields.source}: {fields.shape_text}", overflow="ignore", no_wrap=True),
         _axes_table(fields),
-        _fields_table(fields, statistics),
+        _fields_table(fields),
+        _statistics_table(fields, statistics),
         _facts(fields, acting),
         "\n".join(["Notes", *(f"  • {n}" for n in _shortened(fields.notes))])
         if fields.notes
@@ -115,9 +119,18 @@ def acting_groups(fields: Fields) -> list[str]:
     names = [a.name for a, wraps in zip(fields.axes, base.periodic, strict=True) if wraps]
     if names:
         found.append(f"translations along {', '.join(names)} (exact by whole cells)")
+    if fields.mask is not None:
+        found.append(_mask_symmetry(fields, finite))
     if base.dim > 1 and fields.frame == "cartesian":
         found.append("rotations by any angle only inside a region, base.disk(radius)")
     return found
+
+
+def _mask_symmetry(fields: Fields, finite: groups.Group) -> str:
+    mask = torch.as_tensor(fields.mask, dtype=torch.float32)[None]
+    still = Bundle(fields.bundle.base, "scalar m")
+    keep = [g.name for g in finite.elements if bool((act(g, mask, still) == mask).all())]
+    return f"of these only {', '.join(keep)} keeps the mask"
 
 
 def advice(fields: Fields) -> list[str]:
@@ -150,8 +163,8 @@ def advice(fields: Fields) -> list[str]:
 def _render(*parts: RenderableType) -> str:
     console = Console(file=io.StringIO(), width=WIDTH, no_color=True, highlight=False, markup=False)
     for part in parts:
-        if part:
-            console.print(part)
+        if part != "":
+            console.print(part, soft_wrap=isinstance(part, Text))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
@@ -159,7 +172,7 @@ def _render(*parts: RenderableType) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("name", "type", "units", "by"))
     return table
 
 
@@ -182,23 +195,39 @@ def _stored(axis: Axis) -> str:
     return text + (", repeated seam" if axis.seam else "") + (", poles" if axis.poles else "")
 
 
-def _fields_table(fields: Fields, statistics: dict[str, dict[str, float]]) -> Table:
-    table = _table("Fields", "name", "type", "variables", "levels", "units", "by", "mean", "rms")
-    families: dict[str, list[Entry]] = {}
-    for e in fields.entries:
-        families.setdefault(e.typed.name, []).append(e)
-    for name, entries in families.items():
+def _fields_table(fields: Fields) -> Table:
+    table = _table("Fields", "name", "type", "variables", "levels", "units", "by")
+    for name, entries in _families(fields).items():
         typed, names = entries[0].typed, [e.name for e in entries]
         levels = [f"{e.level:g}" for e in entries if e.level is not None]
         table.add_row(
             name,
             typed.kind,
-            ", ".join(typed.variables),
+            ", ".join(typed.variables) if typed.variables != (name,) else "",
             _shortest(levels),
             fields.units.get(names[0], ""),
             typed.reason,
-            _extent([statistics[n]["mean"] for n in names if "mean" in statistics[n]]),
-            _extent([statistics[n]["rms"] for n in names]),
+        )
+    return table
+
+
+def _families(fields: Fields) -> dict[str, list[Entry]]:
+    # the levels of one field belong together
+    families: dict[str, list[Entry]] = {}
+    for e in fields.entries:
+        families.setdefault(e.typed.name, []).append(e)
+    return families
+
+
+def _statistics_table(fields: Fields, statistics: dict[str, dict[str, float]]) -> Table:
+    table = _table("Statistics over space and time", "name", "mean", "rms of the norm", "units")
+    for name, entries in _families(fields).items():
+        found = [statistics[e.name] for e in entries]
+        table.add_row(
+            name,
+            _extent([s["mean"] for s in found if "mean" in s]),
+            _extent([s["rms"] for s in found]),
+            fields.units.get(entries[0].name, ""),
         )
     return table
 

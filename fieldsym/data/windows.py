@@ -116,19 +116,28 @@ def outlier_steps(values: Array, factor: float = 3.0) -> list[tuple[int, float]]
     """Steps whose change from the previous one is far above the usual, with the ratio to it.
 
     values : (time, channel, *grid); a change counts where one channel changes by more than
-    ``factor`` times the 95th percentile of its changes. Fewer than 10 steps say nothing.
+    ``factor`` times the 80th percentile of its changes. Fewer than 10 steps say nothing.
     """
     if len(values) < 10:
         return []
     found: dict[int, float] = {}
     flat = values.reshape(*values.shape[:2], -1)
     change = np.stack([np.sqrt(np.mean((b - a) ** 2, -1)) for a, b in itertools.pairwise(flat)])
-    usual = np.maximum(np.quantile(change, 0.95, axis=0), 1e-30)
+    usual = np.maximum(np.quantile(change, 0.8, axis=0), 1e-30)
     for i, c in zip(*np.nonzero(change > factor * usual), strict=True):
         found[int(i) + 1] = max(
             found.get(int(i) + 1, 0.0), float(change[i, c] / np.median(change[:, c]))
         )
     return sorted(found.items())
+
+
+def describe_outliers(values: Array, time: Array) -> list[str]:
+    """Notes on :func:`outlier_steps`, one for all where they are many."""
+    found = outlier_steps(values)
+    if len(found) > 4:
+        first = ", ".join(when(time[i]) for i, _ in found[:4])
+        return [f"{len(found)} steps change far more than usual: {first}, …"]
+    return [f"the change into {when(time[i])} is {r:.1f} times the usual one" for i, r in found]
 
 
 def order(values: Array, time: Array, notes: list[str]) -> tuple[Array, Array]:

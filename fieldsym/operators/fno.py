@@ -50,7 +50,9 @@ class FNO(nn.Module):
     use_channel_mlp, channel_mlp_expansion : the pointwise MLP of every layer and its width
     norm : None, "instance_norm" (per field, over group and space) or "group_norm" (over all fields)
     non_linearity : pointwise function of one number, exact on regular features
-    positional_embedding, domain_padding : None; anything else is refused, see Raises
+    positional_embedding : None, or without a group "grid": the coordinates are further inputs and
+        translations are no symmetry any more
+    domain_padding : None; non-periodic axes are padded by themselves
 
     On a base with non-periodic axes the position along these axes (which the group moves like part
     of a vector) is an extra input, and the field is padded by zeros on both sides.
@@ -96,22 +98,31 @@ class FNO(nn.Module):
         channel_mlp_expansion: float = 0.5,
         norm: str | None = None,
         non_linearity: Callable[[Tensor], Tensor] = functional.gelu,
-        positional_embedding: None = None,
+        positional_embedding: str | None = None,
         domain_padding: None = None,
     ) -> None:
         super().__init__()
         base = _check_bases(in_bundle, out_bundle)
-        _refuse_options(norm, fno_skip, channel_mlp_skip, positional_embedding, domain_padding)
-        self.in_bundle, self.out_bundle = in_bundle, out_bundle
         self.group = trivial(base.dim) if group is None else group
+        _refuse_options(norm, fno_skip, channel_mlp_skip, domain_padding)
+        _refuse_position(positional_embedding, self.group)
+        self.in_bundle, self.out_bundle = in_bundle, out_bundle
+        self.positioned = tuple(
+            axis
+            for axis, wraps in enumerate(base.periodic)
+            if positional_embedding == "grid" or not wraps
+        )
         self.n_modes = check_modes(
             (n_modes,) * base.dim if isinstance(n_modes, int) else n_modes, base.dim
         )
         _check_group(self.group, in_bundle, self.n_modes, hidden_channels)
+        self._exchanged = _exchanged_axes(self.group, base)
         self.hidden_channels = hidden_channels
         self.non_linearity = non_linearity
         hidden = self._regular(1.0)
-        lifted = _with_position(in_bundle)
+        lifted = in_bundle.representation
+        if self.positioned:
+            lifted = lifted.with_position(self.positioned)
         self.lifting = self._mlp(lifted, lifting_channel_ratio, hidden)
         self.layers = nn.ModuleList(
             Layer(
@@ -143,7 +154,8 @@ class FNO(nn.Module):
         dim = self.in_bundle.base.dim
         self.in_bundle.check(u, "FNO")
         grid = self.in_bundle.grid(u)
-        self.group.check(self.in_bundle.base, grid)
+        if any(grid[axis] != grid[source] for axis, source in self._exchanged):
+            self.group.check(self.in_bundle.base, grid)
         x = u.reshape(-1, *u.shape[-dim - 1 :])
         x, pads = self._open(x, grid)
         x = self.lifting(x)
@@ -156,15 +168,16 @@ class FNO(nn.Module):
         return x.reshape(*u.shape[: -dim - 1], *x.shape[1:])
 
     def _open(self, x: Tensor, grid: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """Append the position along non-periodic axes and pad them on both sides."""
+        """Append the position along the axes that have one, pad non-periodic axes on both sides."""
         base = self.in_bundle.base
-        free = [axis for axis, wraps in enumerate(base.periodic) if not wraps]
-        if not free:
+        if not self.positioned:
             return x, [0] * base.dim
         where = base.coordinates(grid, x.dtype, x.device, centred=True)
-        rows = [where[axis] * (2 / base.lengths[axis]) for axis in free]
+        rows = [where[axis] * (2 / base.lengths[axis]) for axis in self.positioned]
         x = torch.cat([x, torch.stack(rows).expand(len(x), -1, *grid)], 1)
-        pads = [round(PADDING * n) if axis in free else 0 for axis, n in enumerate(grid)]
+        pads = [
+            0 if wraps else round(PADDING * n) for n, wraps in zip(grid, base.periodic, strict=True)
+        ]
         return functional.pad(x, [p for pad in reversed(pads) for p in (pad, pad)]), pads
 
 
@@ -288,21 +301,23 @@ def _skip(
     return nn.Identity() if kind == "identity" else None
 
 
-def _with_position(bundle: Bundle) -> Representation:
-    """The input representation, with the position along non-periodic axes as further channels."""
-    free = [axis for axis, wraps in enumerate(bundle.base.periodic) if not wraps]
-    rep = bundle.representation
-    if not free:
-        return rep
-    return rep.with_position(tuple(free))
-
-
 def _check_bases(in_bundle: Bundle, out_bundle: Bundle) -> Manifold:
     if in_bundle.base != out_bundle.base:
         raise BundleError(
             f"FNO maps between bundles on one base; got {in_bundle.base} and {out_bundle.base}."
         )
     return in_bundle.base
+
+
+def _exchanged_axes(group: Group, base: Manifold) -> tuple[tuple[int, int], ...]:
+    """Axes that some element carries to another one; they need equally many points."""
+    pairs = {
+        (axis, source)
+        for g in group.elements
+        for axis, source in enumerate((base.lattice(g) or ((), ()))[0])
+        if axis < source
+    }
+    return tuple(sorted(pairs))
 
 
 def _check_group(group: Group, bundle: Bundle, n_modes: Sequence[int], hidden: int) -> None:
@@ -334,11 +349,7 @@ def _check_group(group: Group, bundle: Bundle, n_modes: Sequence[int], hidden: i
 
 
 def _refuse_options(
-    norm: str | None,
-    fno_skip: str | None,
-    channel_mlp_skip: str | None,
-    positional_embedding: object,
-    domain_padding: object,
+    norm: str | None, fno_skip: str | None, channel_mlp_skip: str | None, domain_padding: object
 ) -> None:
     if norm not in NORMS:
         raise GroupError(
@@ -348,14 +359,22 @@ def _refuse_options(
     for name, skip in (("fno_skip", fno_skip), ("channel_mlp_skip", channel_mlp_skip)):
         if skip not in SKIPS:
             raise GroupError(f"{name} is one of {SKIPS}; got {skip!r}.")
-    if positional_embedding is not None:
-        raise GroupError(
-            f"positional_embedding={positional_embedding!r} would break translations and the "
-            "group: coordinates are not a typed field. Leave it None; non-periodic axes get their "
-            "position as a typed input by themselves."
-        )
     if domain_padding is not None:
         raise GroupError(
             f"domain_padding={domain_padding!r} would break the translations of a periodic axis. "
             "Leave it None; non-periodic axes are padded by themselves."
+        )
+
+
+def _refuse_position(positional_embedding: object, group: Group) -> None:
+    if positional_embedding not in (None, "grid"):
+        raise GroupError(
+            f"positional_embedding is None or 'grid'; got {positional_embedding!r}. Give any other "
+            "known field as a typed input."
+        )
+    if positional_embedding == "grid" and group.order > 1:
+        raise GroupError(
+            f"positional_embedding='grid' would break translations and {group.name}: a point could "
+            "be told from its images. Leave it None; non-periodic axes get their position as a "
+            "typed input by themselves."
         )

@@ -39,6 +39,8 @@ class TypedWeight(nn.Module):
         self.stack = stack
         self.parts = blocks[0][2].shape[1]
         self.layout: list[tuple[int, int, bool]] = []
+        # has the dtype and device of the parameters, also where the symmetry forbids every map
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
         for i, (out_block, in_block, basis) in enumerate(blocks):
             self.layout.append((out_block.size, in_block.size, len(basis) > 0))
             self.register_buffer(f"basis_{i}", torch.from_numpy(basis), persistent=False)
@@ -52,15 +54,13 @@ class TypedWeight(nn.Module):
         row: list[Tensor] = []
         for i, (height, width, allowed) in enumerate(self.layout):
             shape = (self.stack, self.parts, height, width)
-            row.append(self._pair(i).reshape(shape) if allowed else self._like().new_zeros(shape))
+            row.append(
+                self._pair(i).reshape(shape) if allowed else self.get_buffer("zero").expand(shape)
+            )
             if sum(block.shape[-1] for block in row) == self.columns:
                 rows.append(torch.cat(row, -1) if len(row) > 1 else row[0])
                 row = []
         return torch.cat(rows, -2) if len(rows) > 1 else rows[0]
-
-    def _like(self) -> Tensor:
-        """Any parameter, for its dtype and device; none where the symmetry forbids every map."""
-        return next(self.parameters(), self.get_buffer("basis_0"))
 
     def _pair(self, i: int) -> Tensor:
         """(stack, out, in, n) and (n, parts, p, q) to (stack, parts, out, p, in, q)."""
@@ -132,7 +132,7 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""
-        weight = self.weight()[0, 0].to(x.dtype)  # float64 zeros where no map is allowed
+        weight = self.weight()[0, 0]
         bias = None if self.bias is None else self.bias()[0, 0, :, 0]
         y = functional.conv1d(x.flatten(2), weight.unsqueeze(-1), bias)
         return y.view(x.shape[0], -1, *x.shape[2:])
