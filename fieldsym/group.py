@@ -469,17 +469,6 @@ CATALOGUE = (
     *("trivial", "translations", "cyclic", "dihedral", "reflections", "octahedral"),
     *("so", "o", "se", "e"),
 )
-    "trivial",
-    "translations",
-    "cyclic",
-    "dihedral",
-    "reflections",
-    "octahedral",
-    "so",
-    "o",
-    "se",
-    "e",
-]
 
 
 def _factor(text: str, dim: int, whole: str) -> Group:
