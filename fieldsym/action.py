@@ -228,10 +228,12 @@ def _rotate(g: Element, u: Tensor, base: Manifold) -> Tensor:
     rest = g.matrix @ nearest.matrix.T
     if base.dim == 2:
         return _turn(u, 0, 1, float(np.arctan2(rest[1, 0], rest[0, 0])), base)
-    # Tait-Bryan angles: rest = R_xy(a) R_zx(b) R_yz(c)
-    b = float(-np.arcsin(np.clip(rest[2, 0], -1, 1)))
+    # Tait-Bryan angles: rest = R_xy(a) R_zx(b) R_yz(c). At the pole b = ±90° any a will do, so c is
+    # read from R_xy(−a) rest.
     a = float(np.arctan2(rest[1, 0], rest[0, 0]))
-    c = float(np.arctan2(rest[2, 1], rest[2, 2]))
+    b = float(np.arctan2(-rest[2, 0], np.hypot(rest[0, 0], rest[1, 0])))
+    row = np.cos(a) * rest[1] - np.sin(a) * rest[0]
+    c = float(np.arctan2(-row[2], row[1]))
     return _turn(_turn(_turn(u, 1, 2, c, base), 2, 0, b, base), 0, 1, a, base)
 
 

@@ -18,26 +18,46 @@ class TrainConfig:
 
     Parameters
     ----------
-    variables : variables of the file, separated by commas; default every field on the grid
-    types : what the file does not say: "vector u = uwnd, vwnd; pseudoscalar w = vorticity"
-    group : symmetry to enforce: "none", "cyclic(4)", "dihedral(4)", "dihedral(2)", …
-    n_modes : odd number of kept frequencies per axis
-    hidden_channels : width of the operator, a multiple of the order of the group
-    n_layers : number of Fourier layers
-    positional_embedding : "grid" gives a plain operator its coordinates (group "none" only)
-    history : steps of input
-    lead : steps from the latest input to the forecast
-    horizon : forecasts in a row that the loss counts, each from the one before
-    train : fraction of samples (or of the series, in time) to learn from
-    valid : fraction to choose the best epoch by; what is left is the test part
-    epochs : passes over the training part
-    batch_size : windows per step
-    learning_rate : initial rate of Adam, annealed to zero along a cosine
-    patience : epochs without a better validation error before training stops
-    augment : group whose random elements move each training batch, such as "dihedral(4)"
-    seed : of the initial weights, the order of the batches and the augmentation
-    accelerator : "auto", "cpu" or "cuda"
-    devices : number of devices
+    variables : str
+        variables of the file, separated by commas; default every field on the grid
+    types : str
+        what the file does not say: "vector u = uwnd, vwnd; pseudoscalar w = vorticity"
+    group : str
+        symmetry to enforce: "none", "cyclic(4)", "dihedral(4)", "dihedral(2)", …
+    n_modes : int
+        odd number of kept frequencies per axis
+    hidden_channels : int
+        width of the operator, a multiple of the order of the group
+    n_layers : int
+        number of Fourier layers
+    positional_embedding : str
+        "grid" gives a plain operator its coordinates (group "none" only)
+    history : int
+        steps of input
+    lead : int
+        steps from the latest input to the forecast
+    horizon : int
+        forecasts in a row that the loss counts, each from the one before
+    train : float
+        fraction of samples (or of the series, in time) to learn from
+    valid : float
+        fraction to choose the best epoch by; what is left is the test part
+    epochs : int
+        passes over the training part
+    batch_size : int
+        windows per step
+    learning_rate : float
+        initial rate of Adam, annealed to zero along a cosine
+    patience : int
+        epochs without a better validation error before training stops
+    augment : str
+        group whose random elements move each training batch, such as "dihedral(4)"
+    seed : int
+        of the initial weights, the order of the batches and the augmentation
+    accelerator : str
+        "auto", "cpu" or "cuda"
+    devices : int
+        number of devices
     """
 
     variables: str | None = None

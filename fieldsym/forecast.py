@@ -5,19 +5,24 @@ Errors are in physical units (root mean square of the fibre norm) and relative t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fieldsym.config import TrainConfig
-from fieldsym.data.fields import Fields
+from fieldsym.data.fields import Fields, open_fields, to_xarray
 from fieldsym.data.windows import Windows, is_date, step_lengths
+from fieldsym.errors import DataError
 from fieldsym.surrogate import Surrogate
 from fieldsym.train import parts, relative_error
 
-Forecast = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def climatology(fields: Fields, time: np.ndarray) -> Tensor:
@@ -96,3 +101,113 @@ def _errors(fields: Fields, model: Surrogate, forecast: Tensor, y: Tensor) -> di
         square = (error * moved).sum(1) * weights
         result[f"rmse {name}"] = float(square.flatten(1).sum(1).mean().sqrt())
     return result
+
+
+def forecast_dataset(
+    source: object,
+    checkpoint: str | Path,
+    steps: int,
+    *,
+    variables: str | None = None,
+    types: str | None = None,
+) -> xr.Dataset:
+    """Forecasts from the last states of a file, with its coordinates, units and calendar.
+
+    Parameters
+    ----------
+    source : as for :func:`fieldsym.open_fields`
+    checkpoint : file of a trained surrogate
+    steps : forecasts in a row
+    variables, types : default those of the training
+
+    Raises
+    ------
+    DataError   if the file holds other fields than the surrogate was trained on, or too few steps.
+    """
+    if steps < 1:
+        raise DataError(f"steps must be at least 1; got {steps}.")
+    model = Surrogate.load(checkpoint).eval()
+    fields = open_like(source, model, checkpoint, variables=variables, types=types)
+    if fields.steps < model.history:
+        raise DataError(
+            f"The surrogate needs {model.history} steps of history; the data have {fields.steps}."
+        )
+    values = fields.values if fields.has_samples else fields.values[None]
+    latest = values[:, -model.history :].flip(1).flatten(1, 2)
+    with torch.no_grad():
+        ahead = model.rollout(latest, steps)
+    time = future_times(fields.time, model.lead, steps)
+    return to_xarray(ahead if fields.has_samples else ahead[0], fields, time=time)
+
+
+def open_like(
+    source: object,
+    model: Surrogate,
+    checkpoint: str | Path,
+    *,
+    variables: str | None = None,
+    types: str | None = None,
+) -> Fields:
+    """Open data as a surrogate was trained on them.
+
+    Raises
+    ------
+    DataError   if they are fields of another type, base or mask.
+    """
+    training = cast("dict[str, Any]", model.notes.get("training", {}))
+    fields = open_fields(
+        source,
+        variables=variables or training.get("variables"),
+        types=types or training.get("types"),
+    )
+    if fields.bundle != model.out_bundle:
+        raise DataError(
+            f"{checkpoint} was trained on '{model.out_bundle.representation}' on "
+            f"{model.out_bundle.base}; the data hold '{fields.bundle.representation}' on "
+            f"{fields.bundle.base}. Give the data it was trained on, or name its variables."
+        )
+    mask = model.normaliser.mask
+    same = (mask is None) == (fields.mask is None)
+    if not same or (mask is not None and not torch.equal(mask, fields.mask)):  # type: ignore[arg-type]
+        raise DataError(
+            f"{checkpoint} was trained with another mask of valid points than the data have."
+        )
+    return fields
+
+
+def future_times(time: np.ndarray, lead: int, steps: int) -> np.ndarray:
+    """Times of the next forecasts, in the calendar of the series.
+
+    Examples
+    --------
+    >>> time = np.array(["2001-10-16", "2001-11-16"], "datetime64[s]")
+    >>> [str(t)[:10] for t in future_times(time, 1, 2)]
+    ['2001-12-16', '2002-01-16']
+    """
+    lengths, unit = step_lengths(time)
+    usual = np.median(lengths) if len(lengths) else 1
+    if unit == "month":
+        count = [lead * int(usual) * (k + 1) for k in range(steps)]
+        return np.array([_later(time[-1], months) for months in count])
+    if len(lengths) and is_date(time):
+        step = time[-1] - time[-2]
+        return np.array([time[-1] + (k + 1) * lead * step for k in range(steps)])
+    return np.array([float(time[-1]) + (k + 1) * lead * float(usual) for k in range(steps)])
+
+
+def _later(date: Any, months: int) -> Any:
+    """The same day some months later (the 28th where a month is shorter)."""
+    if isinstance(date, np.datetime64):
+        month = date.astype("datetime64[M]")
+        inside = min(date - month.astype(date.dtype), np.timedelta64(27, "D"))
+        return (month + months).astype(date.dtype) + inside
+    total = date.year * 12 + date.month - 1 + months
+    return date.replace(year=total // 12, month=total % 12 + 1, day=min(date.day, 28))
+
+
+def save_json(content: object, path: Path) -> None:
+    """Write JSON under a temporary name that replaces the file when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    part.replace(path)

@@ -416,10 +416,10 @@ def _plane(matrix: Array, dim: int, axes: tuple[int, int]) -> Array:
 
 def _rotation(angle: float) -> Array:
     c, s = np.cos(angle), np.sin(angle)
-    return _snap(np.array([[c, -s], [s, c]]))
+    return snap(np.array([[c, -s], [s, c]]))
 
 
-def _snap(matrix: Array) -> Array:
+def snap(matrix: Array) -> Array:
     """Make entries that are 0 or ±1 up to rounding exactly so: lattice maps stay exact."""
     rounded = np.rint(matrix)
     return np.where(np.abs(matrix - rounded) < 1e-12, rounded, matrix)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from fieldsym.errors import RepresentationError
-from fieldsym.group import Element, Generator, Group
+from fieldsym.group import Element, Generator, Group, snap
 
 Array = np.ndarray
 
@@ -73,7 +73,7 @@ def _tensor_kind(words: str, traceless: bool) -> Kind:
 
     def conjugate(full: Array) -> Array:
         inside = embedding(round(len(full) ** 0.5))
-        return np.linalg.pinv(inside) @ full @ inside
+        return snap(np.linalg.pinv(inside) @ full @ inside)
 
     return Kind(
         words,

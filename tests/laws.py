@@ -253,7 +253,7 @@ def assert_generates(act, infinitesimal, group, bundle, grid, tol=1e-8, width=0.
     """d/dt exp(tξ)·u at zero is ξ·u, by a difference of fourth order."""
     u = blobs(bundle, grid, width=width)
     for xi in group.generators:
-        t = 2e-3 * (min(bundle.base.lengths) if xi.shift.any() else 1.0)
+        t = 2e-4 * (min(bundle.base.lengths) if xi.shift.any() else 1.0)
         p1, m1, p2, m2 = (act(flow(group, xi, s), u, bundle) for s in (t, -t, 2 * t, -2 * t))
         slope = (8 * (p1 - m1) - (p2 - m2)) / (12 * t)
         assert_close(infinitesimal(xi, u, bundle), slope, tol)

@@ -102,6 +102,14 @@ def test_variables_are_found_by_standard_and_short_names() -> None:
         open_fields(globe(a={"standard_name": "x_"}, b={"standard_name": "x_"}), variables="x_")
 
 
+def test_records_that_are_mostly_copies_are_kept_and_noted() -> None:
+    ds = xr.concat([globe(t={})] * 3, dim="time").assign_coords(time=np.arange(12))
+    fields = open_fields(ds)
+    assert fields.steps == 12
+    assert "8 of 12 records are copies of others; all were kept" in fields.notes
+    assert open_fields(ds.isel(time=slice(8))).steps == 4
+
+
 def test_a_default_type_is_noted() -> None:
     fields = open_fields(globe(mystery={}))
     assert str(fields.bundle.representation) == "scalar mystery"
@@ -184,6 +192,9 @@ def test_weights_of_the_axes() -> None:
     assert w.shape == (12, 9)
     assert bool((w[0] == w[5]).all())
     assert float(w[0, 4]) > float(w[0, 0]) > 0
+    assert torch.allclose(series().weights, torch.full((8, 6), 1 / 8, dtype=torch.float64))
+    ds = to_xarray(series().values, series())
+    assert torch.allclose(open_fields(ds).weights, torch.full((8, 6), 1 / 8, dtype=torch.float64))
 
 
 def test_fields_from_memory_are_checked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import netCDF4
@@ -401,6 +402,37 @@ def test_steps_of_several_files_are_sorted_by_time(tmp_path: Path) -> None:
     assert "the steps were sorted by time" in fields.notes
 
 
+def test_files_that_share_some_variables_only_are_refused(tmp_path: Path) -> None:
+    wind().to_netcdf(tmp_path / "a.nc")
+    wind()[["u"]].to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(DataError, match="The variables u occur in files whose other variables"):
+        open_fields(tmp_path / "?.nc")
+
+
+def test_undeclared_fill_values_are_noted() -> None:
+    ds = wind()
+    ds["v"].values[:, 3, 4] = -9999.0
+    note = "v reaches ±9999 at 3 points: an undeclared fill value?"
+    assert note in open_fields(ds).notes
+
+
+def test_dates_are_preferred_among_scalar_times() -> None:
+    ds = wind().isel(time=0).assign_coords(step=6.0)
+    ds = ds.rename(time="valid_time")
+    assert open_fields(ds).time[0] == np.datetime64("2001-01-01")
+
+
+def test_files_of_the_new_climate_data_store() -> None:
+    ds = wind().expand_dims(pressure_level=[850.0, 500.0]).rename(time="valid_time")
+    ds = ds.rename(lat="latitude", lon="longitude").isel(latitude=slice(None, None, -1))
+    ds = ds.assign_coords(number=0, expver=("valid_time", ["0001"] * 3))
+    fields = open_fields(ds.transpose("valid_time", "pressure_level", ...), levels=[500])
+    assert fields.bundle.names == ("u_500",)
+    assert fields.time_name == "valid_time"
+    back = to_xarray(fields.values, fields)
+    assert back.u.dims == ("valid_time", "pressure_level", "latitude", "longitude")
+
+
 def test_files_on_other_grids_are_refused(tmp_path: Path) -> None:
     wind().to_netcdf(tmp_path / "a.nc")
     wind(lat=LAT / 2).to_netcdf(tmp_path / "b.nc")
@@ -437,6 +469,48 @@ def test_members_join_the_sample_axis() -> None:
 def test_a_second_time_axis_is_refused() -> None:
     with pytest.raises(DataError, match=r"two time dimensions, step and time; .*isel"):
         open_fields(wind().expand_dims(step=[0, 6]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ds: ds.assign(u=ds.u.astype(str), v=ds.v.astype(str)), "A field holds real"),
+        (lambda ds: ds * 1j, "A field holds real numbers; 'u' has shape"),
+        (lambda ds: ds.isel(time=slice(0, 0)), "A field holds real numbers"),
+        (lambda ds: ds.assign_coords(lat=list("abcdefghi")), "coordinates of 'lat' must be num"),
+        (lambda ds: ds.expand_dims(level=["a", "b"]), "coordinates of 'level' must be numbers"),
+        (lambda ds: ds.expand_dims(level=[1, 1]), "Each level may occur once in 'level'"),
+        (lambda ds: ds.assign_coords(time=list("abc")), "Times must be dates or numbers"),
+        (lambda ds: ds.assign_coords(time=ds.time.where(ds.time > ds.time[0])), "Times must be"),
+        (lambda ds: ds.expand_dims(quantile=[0.1, 0.9]), r"'quantile' \(2\) of 'u' is neither"),
+    ],
+)
+def test_data_that_are_no_fields(change: Callable, message: str) -> None:
+    with pytest.raises((DataError, GridError), match=message):
+        open_fields(change(wind()), variables=["u", "v"])
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(DataError, match=r"dtype is torch.float32 or torch.float64"):
+        open_fields(wind(), dtype=torch.float16)
+
+
+def test_only_the_wanted_variables_of_a_file_are_read(tmp_path: Path) -> None:
+    ds = wind().assign(t=wind().u, rest=wind().v)
+    ds.to_netcdf(tmp_path / "a.nc")
+    read, _, _ = readers.open_dataset(tmp_path / "a.nc", ["u", "v"])
+    assert [v for v in read if read.variables[v]._in_memory] == ["u", "v"]
+    assert open_fields(tmp_path / "a.nc", variables="u, v").bundle.names == ("u",)
+
+
+def test_a_raw_dataset_is_unpacked_and_not_changed() -> None:
+    ds = wind()
+    for v in "uv":
+        numbers = np.round(ds[v].values / 0.001).astype(np.int16)
+        ds[v] = (ds[v].dims, numbers, {"scale_factor": 0.001, "_FillValue": np.int16(-32768)})
+    fields = open_fields(ds)
+    np.testing.assert_allclose(fields.values, open_fields(wind()).values, atol=6e-4)
+    assert ds.u.dtype == np.int16
 
 
 # ----------------------------------------------------------------------------------------- axes

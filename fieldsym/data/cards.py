@@ -271,10 +271,8 @@ class _Resolver:
     def ambiguous(self, parts: Mapping[int, list[str]]) -> None:
         # several levels or heights under one standard name: only twins by name are no guess
         keys = [{k: v for v in parts[a] for k, _ in _name_parts(v)[:1]} for a in range(self.dim)]
-        if (
-            len({len(parts[a]) for a in range(self.dim)}) > 1
-            or len({frozenset(k) for k in keys}) > 1
-        ):
+        unique = all(len(k) == len(parts[a]) for a, k in enumerate(keys))
+        if not unique or len({frozenset(k) for k in keys}) > 1:
             options = "; ".join(
                 f"{AXIS_LETTERS[a]}: {', '.join(parts[a])}" for a in range(self.dim)
             )

@@ -122,7 +122,9 @@ class Fields:
 
     @property
     def weights(self) -> Tensor:
-        """Quadrature weights, float64 (*grid): area on the sphere for a latitude axis."""
+        """Quadrature weights, float64 (*grid): those of the base, or area on the sphere."""
+        if not any(axis.role == "latitude" for axis in self.axes):
+            return self.bundle.base.weights(self.grid)
         total = torch.ones((), dtype=torch.float64)
         for axis in self.axes:
             total = total[..., None] * torch.from_numpy(axis.weights())
@@ -250,12 +252,23 @@ def open_fields(
         a type is not known, or values are missing at some steps only.
     GridError   if variables lie on different grids, or a grid is irregular, unstructured, or
         carries vectors in a frame that is not that of its axes.
+
+    Examples
+    --------
+    >>> import fieldsym as fs, xarray as xr
+    >>> ds = xr.Dataset({name: (("time", "y", "x"), np.eye(4, 6)[None]) for name in "abc"})
+    >>> base = fs.Torus((2.0, 3.0))
+    >>> open_fields(ds, types="vector u = a, b; pseudoscalar w = c", base=base)
+    Fields('vector u + pseudoscalar w' on Torus(2, 3), 1 step, 6 × 4 points)
     """
-    ds, notes, label = readers.open_dataset(source)
+    if dtype not in (torch.float32, torch.float64):
+        raise DataError(f"dtype is torch.float32 or torch.float64; got {dtype}.")
     card = cards.load_card(card) if isinstance(card, str | Path) else card
-    declared = cards.parse_types(types)
+    declared, asked = cards.parse_types(types), _listed(variables)
+    wanted = None if asked is None else [*asked, *(v for t in declared for v in t.variables)]
+    ds, notes, label = readers.open_dataset(source, wanted)
     reader = _Reader(ds, notes)
-    names = reader.select(_listed(variables), declared)
+    names = reader.select(asked, declared)
     axes = reader.space(names)
     attributes = {v: reader.attributes(v, card) for v in names}
     frame = readers.frame(ds, axes)
@@ -265,7 +278,8 @@ def open_fields(
     )  # fmt: skip
     notes += said
     _check_frame(frame, typed, base)
-    base = readers.build_base(ds.attrs, axes, frame, base, notes)
+    described = {**readers.card_base(card.base if card else {}), **ds.attrs}
+    base = readers.build_base(described, axes, frame, base, notes)
     entries = reader.blocks(typed, levels)
     bundle = _bundle(base, entries)
     values = reader.values(entries, torch.empty(0, dtype=dtype).numpy().dtype)
@@ -311,7 +325,9 @@ class _Reader:
         self.extra: dict[str, str] = {}
         self.dims: tuple[str, ...] = ()
         times = [str(n) for n in ds.coords if readers.ROLES.get(str(n).lower()) == "time"]
-        self.scalar_time = next((n for n in times if ds[n].ndim == 0), "")
+        scalars = [n for n in times if ds[n].ndim == 0]
+        scalars.sort(key=lambda n: not windows.is_date(np.atleast_1d(ds[n].values)))
+        self.scalar_time = scalars[0] if scalars else ""
 
     # which variables
 
@@ -331,7 +347,8 @@ class _Reader:
         return list(dict.fromkeys(names))
 
     def listing(self) -> str:
-        return ", ".join(f"{v}{self.ds[v].dims}".replace("'", "") for v in self.ds.data_vars)
+        found = (f"{v}{self.ds[v].dims}".replace("'", "") for v in self.ds.data_vars)
+        return ", ".join(found) or "no variable"
 
     def candidates(self) -> list[str]:
         fields = [str(v) for v in self.ds.data_vars if not readers.is_bounds(self.ds, str(v))]
@@ -396,6 +413,11 @@ class _Reader:
         return axes
 
     def check_dims(self, v: str) -> None:
+        if self.ds[v].dtype.kind not in "fiub" or not self.ds[v].size:
+            raise DataError(
+                f"A field holds real numbers; '{v}' has shape {self.ds[v].shape} and type "
+                f"{self.ds[v].dtype}. Select other variables."
+            )
         roles = [self.roles.get(str(d), "") for d in self.ds[v].dims]
         for d, role in zip(self.ds[v].dims, roles, strict=True):
             size = self.ds.sizes[d]
@@ -439,11 +461,21 @@ class _Reader:
                 )
             self.notes.append(f"{d} has no coordinates: lengths are in grid cells")
             return readers.index_axis(d, role, self.ds.sizes[d])
-        stored = self.ds[d].values.astype(np.float64)
+        stored = self.numbers(d)
         if role == "longitude" and np.array_equal(stored - stored[0], np.arange(len(stored))):
             self.check_index(d, names)
         units = str(self.ds[d].attrs.get("units", self.ds[d].attrs.get("Unit", "")))
         return readers.make_axis(d, role, stored, units)
+
+    def numbers(self, d: str) -> Array:
+        if d not in self.ds.coords:
+            return np.arange(self.ds.sizes[d], dtype=np.float64)
+        try:
+            return self.ds[d].values.astype(np.float64)
+        except (ValueError, TypeError) as error:
+            raise GridError(
+                f"The coordinates of '{d}' must be numbers; got {self.ds[d].values.flat[0]!r}."
+            ) from error
 
     def closes(self, d: str, v: str) -> bool:
         first, last = self.ds[v].isel({d: 0}).values, self.ds[v].isel({d: -1}).values
@@ -475,11 +507,7 @@ class _Reader:
             self.ds = self.ds.isel({name: readers.level_positions(self.ds, name, levels)})
         elif levels is not None:
             raise DataError(f"levels={list(levels)} was asked for, but no variable has levels.")
-        entries = []
-        for t in typed:
-            for e in self.level_entries(t, name):
-                entries.append(e)
-        return tuple(entries)
+        return tuple(e for t in typed for e in self.level_entries(t, name))
 
     def level_entries(self, t: Typed, name: str) -> list[Entry]:
         have = [v for v in t.variables if name and name in self.ds[v].dims]
@@ -490,8 +518,10 @@ class _Reader:
             )
         if not have:
             return [Entry(t, t.name)]
-        stored = self.ds[name].values if name in self.ds.coords else np.arange(self.ds.sizes[name])
-        return [Entry(t, f"{t.name}_{readers.level_text(float(x))}", float(x)) for x in stored]
+        stored = self.numbers(name).tolist()
+        if len(set(stored)) < len(stored):
+            raise DataError(f"Each level may occur once in '{name}'; got {stored}.")
+        return [Entry(t, f"{t.name}_{readers.level_text(x)}", x) for x in stored]
 
     def values(self, entries: tuple[Entry, ...], dtype: np.dtype) -> Array:
         lead = {r: self.ds.sizes[d] for r, d in self.extra.items()}
@@ -511,9 +541,7 @@ class _Reader:
         return out
 
     def position(self, level: float) -> int:
-        name = self.extra["level"]
-        stored = self.ds[name].values if name in self.ds.coords else np.arange(self.ds.sizes[name])
-        return int(np.flatnonzero(stored.astype(np.float64) == level)[0])
+        return int(np.flatnonzero(self.numbers(self.extra["level"]) == level)[0])
 
     def array(self, v: str) -> Array:
         order = [self.extra.get(r) for r in ("sample", "time", "level")]
@@ -528,15 +556,23 @@ class _Reader:
         if "time" in self.extra and self.extra["time"] not in da.dims:
             self.notes.append(f"{v} has no time: it is repeated at every step")
         index = tuple(slice(None) if d and d in da.dims else None for d in order)
-        return da.values[index]
+        try:
+            return da.values[index]
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"The values of '{v}' cannot be read: {error}.") from error
 
     def time(self) -> Array:
-        name = self.extra.get("time", "")
-        if name and name in self.ds.coords:
-            return np.asarray(self.ds[name].values)
-        if name:
-            return np.arange(self.ds.sizes[name])
-        return np.atleast_1d(self.ds[self.scalar_time].values) if self.scalar_time else np.arange(1)
+        name = self.extra.get("time", self.scalar_time)
+        if not name or name not in self.ds.coords:
+            return np.arange(self.ds.sizes.get(name, 1))
+        time = np.atleast_1d(self.ds[name].values)
+        known = windows.is_date(time) or time.dtype.kind in "iufm"
+        if not known or (time.dtype.kind == "M" and np.isnat(time).any()):
+            raise DataError(
+                f"Times must be dates or numbers; '{name}' holds {time[0]!r} (type {time.dtype}). "
+                f"Correct it, or drop it: ds.drop_vars('{name}') makes time an index."
+            )
+        return time
 
     def template(self) -> xr.Dataset:
         """Coordinates as stored, with their bounds and the grid mapping: for the way back."""
@@ -582,6 +618,8 @@ def _remark(
 ) -> None:
     if len(values) == 1:
         notes += windows.describe_outliers(values[0], time)
+    for c, v in enumerate(v for e in entries for v in e.typed.variables):
+        notes += windows.describe_fill(values[:, :, c], v)
     if not (frame == "geographic" and len(axes) == 2 and axes[1].poles and axes[0].periodic):
         return
     c = 0
@@ -619,6 +657,14 @@ def to_xarray(
     ------
     BundleError   if ``values`` is not a section of the bundle.
     DataError, GridError   if times or grid do not fit.
+
+    Examples
+    --------
+    >>> import fieldsym as fs
+    >>> bundle = fs.Bundle(fs.Torus((2.0, 3.0)), "pseudoscalar w + vector u")
+    >>> ds = to_xarray(torch.zeros(5, 3, 6, 4), Fields.of(bundle, torch.zeros(5, 3, 6, 4)))
+    >>> {name: ds[name].attrs["fieldsym_type"] for name in ds}
+    {'w': 'pseudoscalar w', 'u_x': 'vector u[0]', 'u_y': 'vector u[1]'}
     """
     import xarray as xr
 
@@ -677,7 +723,8 @@ def _variables(
         stored = like.layout.get(v, (like.level_name, *space[::-1]))
         order = [d for d in stored if d in da.dims]
         da = da.transpose(*[d for d in da.dims if d not in order], *order)
-        kept = {k: a for k, a in like.attributes.get(v, {}).items() if k not in STALE}
+        stored_attrs = like.attributes.get(v, {}).items()
+        kept = {k: a for k, a in stored_attrs if k not in STALE and (k != "units" or a)}
         units = like.units.get(types[v].split()[-1].partition("[")[0], "")
         da.attrs = {**({"units": units} if units else {}), **kept, "fieldsym_type": types[v]}
         out[v] = da

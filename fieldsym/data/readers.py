@@ -139,11 +139,14 @@ def is_gauss(latitudes: Array) -> bool:
 # ------------------------------------------------------------------------------------- opening
 
 
-def open_dataset(source: object) -> tuple[xr.Dataset, list[str], str]:
-    """One loaded dataset from a path, a glob, a list of paths, a Dataset or a DataArray.
+def open_dataset(
+    source: object, wanted: Sequence[str] | None = None
+) -> tuple[xr.Dataset, list[str], str]:
+    """One dataset from a path, a glob, a list of paths, a Dataset or a DataArray.
 
     Files with the same variables are joined along time, in the order of their time coordinate;
-    files with different variables are merged. Also returned: notes, and a name for messages.
+    files with different variables are merged. Of files, only the wanted variables are read into
+    memory (default all). Also returned: notes, and a name for messages.
 
     Raises
     ------
@@ -155,10 +158,14 @@ def open_dataset(source: object) -> tuple[xr.Dataset, list[str], str]:
     if isinstance(source, xr.DataArray):
         source = source.to_dataset(name=source.name or "field")
     if isinstance(source, xr.Dataset):
+        packed = {"scale_factor", "add_offset", "_FillValue", "missing_value"}
+        if any(packed & set(v.attrs) for v in source.variables.values()):
+            with quiet():
+                source = xr.decode_cf(source, decode_times=False)
         ds, notes = repair_time(source)
-        return _load(ds, "the dataset"), notes, "dataset"
+        return ds, notes, "dataset"
     paths = find_files(source)
-    parts = [_open_file(path) for path in paths]
+    parts = [_open_file(path, wanted, len(paths) > 1) for path in paths]
     notes = list(dict.fromkeys(note for _, said in parts for note in said))
     label = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files from {paths[0]}"
     return _combine([ds for ds, _ in parts], paths, notes), notes, label
@@ -181,11 +188,13 @@ def find_files(source: object) -> list[Path]:
         return [path for part in source for path in find_files(part)]
     raise DataError(
         "Expected a path, a glob, a list of paths, an xarray Dataset or a DataArray; got "
-        f"{source!r:.80}."
+        f"{type(source).__name__}."
     )
 
 
-def _open_file(path: Path) -> tuple[xr.Dataset, list[str]]:
+def _open_file(
+    path: Path, wanted: Sequence[str] | None, many: bool
+) -> tuple[xr.Dataset, list[str]]:
     import xarray as xr
 
     if path.is_dir() and not any(path.glob("[.z]*")):
@@ -198,7 +207,7 @@ def _open_file(path: Path) -> tuple[xr.Dataset, list[str]]:
                 if not decode:
                     notes.append("the units of time cannot be decoded: time is a plain number")
                 ds, said = repair_time(ds)
-                return ds.load(), notes + said
+                return _read(ds, wanted, many), notes + said
         except (OSError, ValueError, RuntimeError, KeyError, EOFError, OverflowError) as error:
             problem = problem or error
     raise DataError(
@@ -216,12 +225,15 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _load(ds: xr.Dataset, label: str) -> xr.Dataset:
-    try:
-        with quiet():
-            return ds.load()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"The values of {label} cannot be read: {error}.") from error
+def _read(ds: xr.Dataset, wanted: Sequence[str] | None, many: bool) -> xr.Dataset:
+    """Load what is wanted; where all of it is in the file, leave the rest on disk."""
+    names = {v: {str(v), *map(ds[v].attrs.get, ("standard_name", "short_name"))} for v in ds}
+    if wanted is None or not set(wanted) <= set().union(*names.values()):
+        return ds.load()
+    large = [v for v in ds if ds[v].ndim > 1 and not names[v] & set(wanted)]
+    rest = [v for v in large if not is_bounds(ds, str(v))]
+    ds.drop_vars(rest).load()
+    return ds.drop_vars(rest) if many else ds
 
 
 def repair_time(ds: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
@@ -262,6 +274,7 @@ def _combine(parts: list[xr.Dataset], paths: list[Path], notes: list[str]) -> xr
     joined = [_along_time([parts[i] for i in members], notes) for members in groups.values()]
     if len(joined) == 1:
         return joined[0]
+    _check_distinct(joined)
     kinds = [(ds, paths[members[0]]) for ds, members in zip(joined, groups.values(), strict=True)]
     for (a, path_a), (b, path_b) in itertools.combinations(kinds, 2):
         _same_grid(a, b, path_a, path_b)
@@ -271,6 +284,19 @@ def _combine(parts: list[xr.Dataset], paths: list[Path], notes: list[str]) -> xr
         return xr.merge(joined, compat="override", join="exact", combine_attrs="override")
     except ValueError as error:
         raise GridError(f"The files cannot be merged: {error}.") from error
+
+
+def _check_distinct(joined: Sequence[xr.Dataset]) -> None:
+    # xarray would silently keep the first of two variables of one name
+    seen: set[str] = set()
+    for ds in joined:
+        names = {str(v) for v in ds if ds[v].ndim > 1 and not is_bounds(ds, str(v))}
+        if seen & names:
+            raise DataError(
+                f"The variables {', '.join(sorted(seen & names))} occur in files whose other "
+                "variables differ, so the files are not steps of one series; open them apart."
+            )
+        seen |= names
 
 
 def _same_grid(a: xr.Dataset, b: xr.Dataset, path_a: Path, path_b: Path) -> None:
@@ -508,6 +534,11 @@ def base_to_json(base: Manifold) -> str:
         "origin": base.origin,
     }
     return json.dumps(entries)
+
+
+def card_base(entries: Mapping[str, object]) -> dict[str, str]:
+    """The base of a dataset card as the attribute of a file; a card without lengths has none."""
+    return {"fieldsym_base": json.dumps(entries)} if "lengths" in entries else {}
 
 
 def base_from_json(text: str) -> Manifold:

@@ -123,11 +123,11 @@ def outlier_steps(values: Array, factor: float = 3.0) -> list[tuple[int, float]]
     found: dict[int, float] = {}
     flat = values.reshape(*values.shape[:2], -1)
     change = np.stack([np.sqrt(np.mean((b - a) ** 2, -1)) for a, b in itertools.pairwise(flat)])
-    usual = np.maximum(np.quantile(change, 0.8, axis=0), 1e-30)
-    for i, c in zip(*np.nonzero(change > factor * usual), strict=True):
-        found[int(i) + 1] = max(
-            found.get(int(i) + 1, 0.0), float(change[i, c] / np.median(change[:, c]))
-        )
+    usual = np.quantile(change, 0.8, axis=0)
+    median = np.maximum(np.median(change, axis=0), usual / factor)
+    for i, c in zip(*np.nonzero((change > factor * usual) & (usual > 0)), strict=True):
+        ratio = float(change[i, c] / median[c])
+        found[int(i) + 1] = max(found.get(int(i) + 1, 0.0), ratio)
     return sorted(found.items())
 
 
@@ -138,6 +138,20 @@ def describe_outliers(values: Array, time: Array) -> list[str]:
         first = ", ".join(when(time[i]) for i, _ in found[:4])
         return [f"{len(found)} steps change far more than usual: {first}, …"]
     return [f"the change into {when(time[i])} is {r:.1f} times the usual one" for i, r in found]
+
+
+FILLS = (999.0, 9999.0, 32767.0, 32768.0, 99999.0, 1e15, 1e20, 9.96921e36)
+
+
+def describe_fill(values: Array, variable: str) -> list[str]:
+    """A note if the extreme value is a customary fill value far outside all others."""
+    size = np.abs(values)
+    extreme = float(size.max())
+    rest = size[size < extreme]
+    if not np.isclose(extreme, FILLS, rtol=1e-6).any() or not rest.size or rest.max() > extreme / 3:
+        return []
+    count = int((size == extreme).sum())
+    return [f"{variable} reaches ±{extreme:g} at {count} points: an undeclared fill value?"]
 
 
 def order(values: Array, time: Array, notes: list[str]) -> tuple[Array, Array]:
@@ -152,6 +166,9 @@ def order(values: Array, time: Array, notes: list[str]) -> tuple[Array, Array]:
 def distinct(values: Array, time: Array, notes: list[str]) -> tuple[Array, Array]:
     """Drop the later of two records that are exact copies (a single series only)."""
     pairs = repeated_records(values[0]) if len(values) == 1 else []
+    if len(pairs) > len(time) / 2:
+        notes.append(f"{len(pairs)} of {len(time)} records are copies of others; all were kept")
+        pairs = []
     for later, earlier in pairs:
         notes.append(
             f"the record of {when(time[later])} is an exact copy of {when(time[earlier])} and "

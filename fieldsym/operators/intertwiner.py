@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fieldsym.group import snap
+
 Array = np.ndarray
 
 
@@ -91,10 +93,23 @@ def _shared_weights(equations: Sequence[Equation], shape: tuple[int, int], parts
 
 
 def _null_space(equations: Sequence[Equation], shape: tuple[int, int], parts: int) -> Array:
-    """Image of the average over the group, by singular values."""
+    """Image of the average over the group, in reduced echelon form.
+
+    Small fractions survive a cast to single precision and back; an orthonormal basis would not.
+    """
     average = np.zeros((parts * shape[0] * shape[1],) * 2)
     for equation in equations:
         part_signs = np.diag([1.0, -1.0] if equation.conjugate else [1.0, 1.0])[:parts, :parts]
         average += np.kron(part_signs, np.kron(equation.left, equation.right.T))
     left, values, _ = np.linalg.svd(average / len(equations))
-    return left[:, values > 0.5].T
+    return _echelon(left[:, values > 0.5].T.copy())
+
+
+def _echelon(rows: Array) -> Array:
+    """Gauss–Jordan elimination with the largest pivot of each row."""
+    for i in range(len(rows)):
+        pivot = np.abs(rows[i]).argmax()
+        rows[i] /= rows[i, pivot]
+        others = np.arange(len(rows)) != i
+        rows[others] -= np.outer(rows[others, pivot], rows[i])
+    return snap(rows)

@@ -12,47 +12,47 @@ moved and compared in float64; the model runs in its own dtype.
 >>> report.sizes["element"], set(report.verdict.values.tolist())
 (7, {'exact'})
 
-To add a quantity: measure it in ``_Evaluation`` and label it in ``evaluate_dataset``.
+To add a quantity: measure it in ``evaluate_measure`` and label it in ``evaluate_dataset``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.action import act, act_infinitesimal
 from fieldsym.bundle import Bundle
 from fieldsym.errors import BundleError, DataError, GridError
-from fieldsym.group import Element, Group
-from fieldsym.manifold import Region, Torus
+from fieldsym.group import Group
+from fieldsym.manifold import Region
+from fieldsym.symmetry.evaluate_measure import (
+    CURVE_SAMPLES,
+    REFERENCE_SAMPLES,
+    Results,
+    Setup,
+    finite_pass,
+    lie_pass,
+    orbit_curve,
+    shift_curve,
+)
 from fieldsym.symmetry.evaluate_parts import (
     Operator,
     Probe,
     Ruler,
-    compare,
     control_flow,
     evaluating,
-    lie_defect,
     own_device,
     own_dtype,
 )
-from fieldsym.symmetry.evaluate_rows import Row, check_group, element_rows, finite_part, planar_turn
+from fieldsym.symmetry.evaluate_rows import check_group
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["evaluate"]
-
-Array = np.ndarray
-REFERENCE_SAMPLES = 16  # floors and truths are medians over at most this many samples
-CURVE_SAMPLES = 8
-ANGLES = np.arange(0.0, 361.0, 15.0)
-FRACTIONS = np.linspace(0.0, 1.0, 11)
 
 
 def evaluate(
@@ -138,100 +138,97 @@ def evaluate(
     """
     from fieldsym.symmetry.evaluate_dataset import to_dataset
 
-    x, mask = _checked_input(x, in_bundle, out_bundle, mask)
+    x, mask = _checked_input(x, in_bundle, mask)
+    if in_bundle.base != out_bundle.base:
+        raise BundleError(
+            f"Input and output live on one base; got {in_bundle.base} and {out_bundle.base}."
+        )
+    grid = in_bundle.grid(x)
+    check_group(group, in_bundle.base, grid, region)
     with evaluating(model, truth):
-        run = _Evaluation(model, group, x, in_bundle, out_bundle, y, truth, region, mask, progress)
-        return to_dataset(run.measure(), name=name, units=dict(units or {}))
+        ins = Ruler(in_bundle, grid, region, mask)
+        probe = _probe(model, x, ins, out_bundle, "the model")
+        reference = None if truth is None else _probe(truth, x, ins, out_bundle, "the truth")
+        check_group(group, in_bundle.base, probe.outs.grid, region)
+        setup = Setup(group, probe, x, device=own_device(model, x.device), progress=progress)
+        setup.y = _checked_target(y, reference, setup)
+        results = _measure(setup, reference)
+        return to_dataset(setup, results, name=name, units=dict(units or {}))
 
 
-class _Evaluation:
-    """One evaluation: what is compared with what, and the loops over batches."""
+def _checked_input(x: Tensor, bundle: Bundle, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    bundle.check(x, "evaluate")
+    if x.ndim != bundle.base.dim + 2:
+        raise BundleError(
+            f"evaluate expects x as (samples, {bundle.channels}, *grid); got shape "
+            f"{tuple(x.shape)}. Add the axis of samples with x[None], or flatten the leading axes."
+        )
+    if not len(x):
+        raise DataError(
+            "evaluate needs at least one sample; x is empty. Give a part of a test set."
+        )
+    if mask is not None:
+        mask = torch.as_tensor(mask)
+        if tuple(mask.shape) != bundle.grid(x) or mask.dtype != torch.bool or not mask.any():
+            raise GridError(
+                f"A mask is boolean, on the grid {bundle.grid(x)}, True where data are valid; got "
+                f"{mask.dtype} of shape {tuple(mask.shape)}, {int(mask.sum())} of them True."
+            )
+    return _valid(x, mask, "x"), mask
 
-    def __init__(
-        self,
-        model: Operator,
-        group: Group,
-        x: Tensor,
-        in_bundle: Bundle,
-        out_bundle: Bundle,
-        y: Tensor | None,
-        truth: Operator | None,
-        region: Region | None,
-        mask: Tensor | None,
-        progress: Callable[[int, int, str], None] | None,
-    ) -> None:
-        base, grid = in_bundle.base, in_bundle.grid(x)
-        check_group(group, base, grid, region)
-        self.model, self.group, self.x = model, group, x
-        dtype = own_dtype(model, x.dtype)
-        self.device = own_device(model, x.device)
-        self.probe = Probe(model, in_bundle, out_bundle, dtype, "the model")
-        out_grid = out_bundle.grid(self.probe(self.take(x, slice(1))))
-        if out_grid != grid:
-            check_group(group, base, out_grid, region)
-        self.truth = None
-        if truth is not None:
-            self.truth = Probe(truth, in_bundle, out_bundle, own_dtype(truth, x.dtype), "the truth")
-        self.control = Probe(
-            control_flow(in_bundle, self.take(x, slice(CURVE_SAMPLES))),
-            in_bundle, in_bundle, dtype, "the control",
-        )  # fmt: skip
-        self.ins = Ruler(in_bundle, grid, region, mask)
-        self.outs = Ruler(out_bundle, out_grid, region, mask)
-        if mask is not None and out_grid != grid:
-            raise GridError(f"A mask needs outputs on its grid {grid}; the model returns {out_grid}.")
-        self.rows = element_rows(group, base, grid)
-        self.finite = finite_part(group, base, grid)
-        points = max(np.prod(grid), np.prod(out_grid))
-        self.batch = int(min(32, max(1, 2**17 // points)))
-        self.y = self._targets(y, (len(x), out_bundle.channels, *out_grid))
-        self.progress, self.done = progress, 0
-        self.total = self._steps()
 
-    def take(self, u: Tensor, rows: slice) -> Tensor:
-        """Some samples in float64 on the device of the model."""
-        return u[rows].to(self.device, torch.float64)
+def _valid(u: Tensor, mask: Tensor | None, what: str) -> Tensor:
+    """The tensor with zeros where the mask is False; an error where valid points are not finite."""
+    if mask is not None:
+        u = torch.where(mask.to(u.device), u, torch.zeros((), dtype=u.dtype, device=u.device))
+    broken = ~u.isfinite()
+    if bool(broken.any()):
+        samples = broken.flatten(1).any(1).nonzero().flatten().tolist()
+        raise DataError(
+            f"{what} holds {int(broken.sum())} values that are not finite at valid points (samples "
+            f"{samples[:5]}{' …' if len(samples) > 5 else ''}). Fill or drop them, or give a mask "
+            "that is False where data are missing."
+        )
+    return u
 
-    def batches(self, most: int | None = None) -> Iterator[slice]:
-        """Slices of the samples."""
-        end = len(self.x) if most is None else min(most, len(self.x))
-        return (slice(i, min(i + self.batch, end)) for i in range(0, end, self.batch))
 
-    def _targets(self, y: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
-        if y is None and self.truth is None:
+def _probe(operator: Operator, x: Tensor, ins: Ruler, out_bundle: Bundle, what: str) -> Probe:
+    """The operator with the grid that it returns on."""
+    first = x[:1].to(own_device(operator, x.device))
+    same = Ruler(out_bundle, ins.grid, ins.region, ins.mask)
+    probe = Probe(operator, ins, same, own_dtype(operator, x.dtype), what)
+    grid = out_bundle.grid(probe(first))
+    if ins.mask is not None and grid != ins.grid:
+        raise GridError(f"A mask needs outputs on its grid {ins.grid}; {what} returns {grid}.")
+    return replace(probe, outs=Ruler(out_bundle, grid, ins.region, ins.mask))
+
+
+def _checked_target(y: Tensor | None, truth: Probe | None, setup: Setup) -> Tensor | None:
+    if y is None:
+        if truth is None:
             return None
-        if y is None and self.truth is not None:
-            y = torch.cat([self.truth(self.take(self.x, s)).cpu() for s in self.batches()])
-        return _checked_target(y, shape, self.outs)
+        return torch.cat([truth(setup.take(setup.x, s)).cpu() for s in setup.batches()])
+    outs = setup.probe.outs
+    outs.bundle.check(y, "The target y")
+    shape = (len(setup.x), outs.bundle.channels, *outs.grid)
+    if tuple(y.shape) != shape:
+        raise BundleError(
+            f"The target y has shape {tuple(y.shape)}; the model returns {shape} for x. Give one "
+            "target per sample, on the grid of the output."
+        )
+    return _valid(y, outs.mask, "y")
 
-    def _steps(self) -> int:
-        rows, generators = len(self.rows), len(self.group.generators)
-        whole, few = (len(list(self.batches(n))) for n in (None, REFERENCE_SAMPLES))
-        references = 1 + (self.truth is not None)
-        return (rows + generators) * (whole + references * few)
 
-    def tick(self, what: str) -> None:
-        """One step is done."""
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total, what)
-
-    def measurable(self, row: Row) -> bool:
-        """Whether a row can be measured: with missing points, only by maps of the lattice."""
-        if self.ins.mask is None or row.kind in ("point", "shift"):
-            return True
-        return row.windowed and self.ins.covers_region(self.device)
-
-    def measure(self) -> Measurements:
-        """Everything, in the order of the report."""
-        model = self.finite_defects(self.probe, None)
-        floor = self.finite_defects(self.control, REFERENCE_SAMPLES)
-        truth = None if self.truth is None else self.finite_defects(self.truth, REFERENCE_SAMPLES)
-        lee = self.lie_defects(self.probe, None)
-        lee_floor = self.lie_defects(self.control, REFERENCE_SAMPLES)
-        lee_truth = None if self.truth is None else self.lie_defects(self.truth, REFERENCE_SAMPLES)
-        error, transformed, fluctuation, gram = self.errors()
-        return Measurements(
-            self, model, floor, truth, lee, lee_floor, lee_truth, error, transformed, fluctuation,
-            gram, self.scales(), self.orbit_curves(), self.shift_curves(),
-        )  # fmt: skip
+def _measure(setup: Setup, truth: Probe | None) -> Results:
+    """Every measurement of the model, of the control and of the truth."""
+    probe = setup.probe
+    flow = control_flow(probe.ins.bundle, setup.take(setup.x, slice(CURVE_SAMPLES)))
+    control = Probe(flow, probe.ins, probe.ins, probe.dtype, "the floor")
+    asked = {"model": probe, "floor": control} | ({} if truth is None else {"truth": truth})
+    setup.count(len(asked))
+    most = {who: None if who == "model" else REFERENCE_SAMPLES for who in asked}
+    finite = {who: finite_pass(setup, p, most[who]) for who, p in asked.items()}
+    lie = {who: lie_pass(setup, p, most[who]) for who, p in asked.items()}
+    orbit = {who: orbit_curve(setup, p) for who, p in asked.items()}
+    shifts = {who: shift_curve(setup, p) for who, p in asked.items()}
+    return Results(finite, lie, orbit, shifts)

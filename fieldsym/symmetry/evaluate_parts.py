@@ -6,7 +6,7 @@ find what these transforms lose by themselves (the floor).
 
 >>> import torch, fieldsym as fs
 >>> line = fs.Bundle(fs.Torus((2.0,)), "scalar p")
->>> cube = Probe(lambda u: u**3, line, line, torch.float64, "the model")
+>>> cube = Probe(lambda u: u**3, Ruler(line, (4,)), Ruler(line, (4,)), torch.float64)
 >>> cube(torch.full((1, 1, 4), 2.0)).flatten().tolist()
 [8.0, 8.0, 8.0, 8.0]
 """
@@ -33,14 +33,69 @@ Operator = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Ruler:
+    """Norms of sections of one bundle on one grid, with its quadrature and valid points."""
+
+    bundle: Bundle
+    grid: tuple[int, ...]
+    region: Region | None = None
+    mask: Tensor | None = None
+
+    def window(self, device: torch.device) -> Tensor:
+        """The window of the region."""
+        if self.region is None:
+            raise GroupError("A rotation by a generic angle is measured inside a region; give one.")
+        return self.region.window(self.grid, device=device)
+
+    def weights(self, device: torch.device, elements: Sequence[Element] = ()) -> Tensor:
+        """Quadrature weights where the mask and its images under some elements are all valid."""
+        weights = self.bundle.base.weights(self.grid, device)
+        if self.mask is None:
+            return weights
+        scalar = Bundle(self.bundle.base, "scalar m")
+        valid = self.mask.to(device, torch.float64)[None]
+        for g in elements:
+            weights = weights * (act(g, valid, scalar)[0] > 0.5)
+        return weights * valid[0]
+
+    def covers_region(self) -> bool:
+        """Whether every point of the region is valid."""
+        if self.mask is None or self.region is None:
+            return True
+        inside = self.region.mask(self.grid, self.mask.device)
+        return bool((self.mask | ~inside).all())
+
+    def norm(self, u: Tensor, weights: Tensor) -> Tensor:
+        """Weighted norm of every sample, (batch, channel, *grid) to (batch,)."""
+        axes = tuple(range(-self.bundle.base.dim, 0))
+        return (self.bundle.squared_norm(u) * weights).sum(axes).sqrt()
+
+    def fluctuation(self, u: Tensor, weights: Tensor) -> Tensor:
+        """The section without its mean over space."""
+        axes = tuple(range(-self.bundle.base.dim, 0))
+        return u - (u * weights).sum(axes, keepdim=True) / weights.sum()
+
+    def ratio(self, error: Tensor, value: Tensor, weights: Tensor) -> Tensor:
+        """‖error‖ / ‖value − mean‖ of every sample; a constant value counts as 1e-10 of itself."""
+        bottom = self.norm(self.fluctuation(value, weights), weights)
+        bottom = torch.maximum(bottom, 1e-10 * self.norm(value, weights))
+        return self.norm(error, weights) / bottom.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+@dataclass(frozen=True)
 class Probe:
     """An operator between two bundles, run in its own dtype on float64 sections."""
 
     operator: Operator
-    in_bundle: Bundle
-    out_bundle: Bundle
+    ins: Ruler
+    outs: Ruler
     dtype: torch.dtype
-    name: str
+    name: str = "the model"
+
+    @property
+    def bundles(self) -> tuple[Bundle, Bundle]:
+        """The bundle of the input and that of the output."""
+        return self.ins.bundle, self.outs.bundle
 
     def __call__(self, u: Tensor) -> Tensor:
         """F(u) in float64, checked to be finite sections of the output bundle."""
@@ -49,11 +104,11 @@ class Probe:
 
     def checked(self, value: Tensor, samples: int) -> Tensor:
         """What the operator returned, or an error that says what is wrong with it."""
-        self.out_bundle.check(value, f"The output bundle of {self.name}")
-        if value.ndim != self.out_bundle.base.dim + 2 or len(value) != samples:
+        self.outs.bundle.check(value, f"The output bundle of {self.name}")
+        if value.ndim != self.outs.bundle.base.dim + 2 or len(value) != samples:
             raise BundleError(
                 f"{self.name} returned shape {tuple(value.shape)} for {samples} samples; expected "
-                f"({samples}, {self.out_bundle.channels}, *grid)."
+                f"({samples}, {self.outs.bundle.channels}, *grid)."
             )
         if not bool(value.isfinite().all()):
             raise DataError(
@@ -67,8 +122,10 @@ class Probe:
         u, along = u.to(self.dtype), along.to(self.dtype)
         with torch.no_grad():
             try:
-                value, pushed = torch.func.jvp(self.operator, (u,), (along,))
+                value, pushed = torch.func.jvp(self.operator, (u,), (along,))[:2]
             except (RuntimeError, NotImplementedError):
+                value, pushed = self._differences(u, along)
+            if along.any() and not pushed.any():  # the operator cut the derivative off
                 value, pushed = self._differences(u, along)
         return self.checked(value, len(u)).double(), pushed.double()
 
@@ -109,71 +166,34 @@ def evaluating(*operators: Operator | None) -> Iterator[None]:
             module.training = mode
 
 
-@dataclass(frozen=True)
-class Ruler:
-    """Norms of sections of one bundle on one grid, with its quadrature and valid points."""
-
-    bundle: Bundle
-    grid: tuple[int, ...]
-    region: Region | None = None
-    mask: Tensor | None = None
-
-    def window(self, device: torch.device) -> Tensor:
-        """The window of the region."""
-        if self.region is None:
-            raise GroupError("A rotation by a generic angle is measured inside a region; give one.")
-        return self.region.window(self.grid, device=device)
-
-    def weights(self, device: torch.device, elements: Sequence[Element] = ()) -> Tensor:
-        """Quadrature weights where the mask and its images under some elements are all valid."""
-        weights = self.bundle.base.weights(self.grid, device)
-        if self.mask is None:
-            return weights
-        scalar = Bundle(self.bundle.base, "scalar m")
-        valid = self.mask.to(device, torch.float64)[None]
-        for g in elements:
-            weights = weights * (act(g, valid, scalar)[0] > 0.5)
-        return weights * valid[0]
-
-    def norm(self, u: Tensor, weights: Tensor) -> Tensor:
-        """Weighted norm of every sample, (batch, channel, *grid) to (batch,)."""
-        axes = tuple(range(-self.bundle.base.dim, 0))
-        return (self.bundle.squared_norm(u) * weights).sum(axes).sqrt()
-
-    def fluctuation(self, u: Tensor, weights: Tensor) -> Tensor:
-        """The section without its mean over space."""
-        axes = tuple(range(-self.bundle.base.dim, 0))
-        return u - (u * weights).sum(axes, keepdim=True) / weights.sum()
-
-    def ratio(self, error: Tensor, value: Tensor, weights: Tensor) -> Tensor:
-        """‖error‖ / ‖value − mean‖ of every sample; a constant value counts as 1e-10 of itself."""
-        bottom = self.norm(self.fluctuation(value, weights), weights)
-        bottom = torch.maximum(bottom, 1e-10 * self.norm(value, weights))
-        return self.norm(error, weights) / bottom.clamp_min(torch.finfo(torch.float64).tiny)
+def compare(probe: Probe, row: Row, u: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """F(g·u) and g·F(u), given u and F(u); see :func:`windowed` for rows that need a window."""
+    first = probe(act(row.element, u, probe.ins.bundle))
+    if row.windowed:
+        first = first * probe.outs.window(u.device)
+    return first, act(row.element, value, probe.outs.bundle)
 
 
-def compare(probe: Probe, row: Row, u: Tensor, ins: Ruler, outs: Ruler) -> tuple[Tensor, Tensor]:
-    """F(g·u) and g·F(u), both windowed where the element does not act on the base."""
-    window = ins.window(u.device) if row.windowed else 1.0
-    after = outs.window(u.device) if row.windowed else 1.0
-    u = u * window
-    first = probe(act(row.element, u, probe.in_bundle)) * after
-    return first, act(row.element, probe(u) * after, probe.out_bundle)
+def windowed(probe: Probe, u: Tensor) -> tuple[Tensor, Tensor]:
+    """u times the window of the region, and what the operator makes of it, windowed again."""
+    u = u * probe.ins.window(u.device)
+    return u, probe(u) * probe.outs.window(u.device)
 
 
-def lie_defect(probe: Probe, xi: Generator, u: Tensor, ins: Ruler, outs: Ruler) -> Tensor:
+def lie_defect(probe: Probe, xi: Generator, u: Tensor) -> Tensor:
     """‖(L_ξ F)(u)‖ / ‖F(u) − mean‖ of every sample, per unit of the group parameter."""
     turns = bool(xi.matrix.any())
     if turns:
-        u = u * ins.window(u.device)
-    value, pushed = probe.push(u, act_infinitesimal(xi, u, probe.in_bundle))
+        u = u * probe.ins.window(u.device)
+    value, pushed = probe.push(u, act_infinitesimal(xi, u, probe.ins.bundle))
+    outs = probe.outs
     weights = outs.weights(u.device)
     if turns and outs.region is not None:
         weights = weights * outs.region.mask(outs.grid, u.device)
         if not all(outs.bundle.base.periodic):  # no spectral derivative across an open edge
             window = outs.window(u.device)
             value, pushed = value * window, pushed * window
-    return outs.ratio(pushed - act_infinitesimal(xi, value, probe.out_bundle), value, weights)
+    return outs.ratio(pushed - act_infinitesimal(xi, value, probe.outs.bundle), value, weights)
 
 
 def control_flow(bundle: Bundle, u: Tensor) -> Operator:

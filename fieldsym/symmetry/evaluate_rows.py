@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fieldsym.action import action_method
+from fieldsym.bundle import Bundle
 from fieldsym.errors import GridError, GroupError
 from fieldsym.group import AXES, Element, Generator, Group, trivial
 from fieldsym.manifold import Manifold, Region
@@ -44,6 +46,10 @@ class Row:
         """Whether fields are windowed before they are moved."""
         return self.kind == "rotation"
 
+    def method(self, bundle: Bundle, grid: Sequence[int]) -> str:
+        """How fields are moved: "exact" or "spectral"."""
+        return action_method(self.element, bundle, grid)
+
 
 def finite_part(group: Group, base: Manifold, grid: Sequence[int]) -> Group:
     """The finite group that is averaged over: all components, and lattice turns of rotations.
@@ -59,7 +65,15 @@ def finite_part(group: Group, base: Manifold, grid: Sequence[int]) -> Group:
     turns = (lattice_turn(xi, base, grid) for xi in group.generators if xi.matrix.any())
     extra = tuple(turn for turn in turns if turn is not None)
     points = Group(group.name, group.dim, (), (*group.components, *extra))
-    return replace(trivial(group.dim) * points, name=f"the finite part of {group.name}")
+    elements = tuple(sorted((trivial(group.dim) * points).elements, key=_reading_order))
+    name = group.name if group.is_finite else f"the finite part of {group.name}"
+    return Group(name, group.dim, (), elements[1:], elements)
+
+
+# The identity, rotations by their angle, then reflections.
+def _reading_order(g: Element) -> tuple[bool, float]:
+    angle = math.atan2(g.matrix[-1, 0], g.matrix[0, 0]) if g.dim == 2 else -np.trace(g.matrix)
+    return bool(np.linalg.det(g.matrix) < 0), angle % (2 * math.pi) if g.dim == 2 else angle
 
 
 def lattice_turn(xi: Generator, base: Manifold, grid: Sequence[int]) -> Element | None:
@@ -84,7 +98,7 @@ def _is_rotation(xi: Generator) -> bool:
 
 
 def element_rows(group: Group, base: Manifold, grid: Sequence[int]) -> list[Row]:
-    """The finite elements that are measured: the finite part, shifts, rotations by generic angles."""
+    """The elements that are measured: the finite part, shifts, rotations by generic angles."""
     part = finite_part(group, base, grid)
     rows = [Row(g.name, g, "point") for g in part.elements if not g.is_identity]
     cells = (min(grid) // 4) | 1  # odd, so that no stride of a network divides it
@@ -93,7 +107,7 @@ def element_rows(group: Group, base: Manifold, grid: Sequence[int]) -> list[Row]
             rows += _shift_rows(xi, base, grid, cells)
         elif _is_rotation(xi):
             rows += [Row(g.name, g, "rotation") for g in (turned(xi, a) for a in ANGLES)]
-    return list({row.label: row for row in rows}.values())
+    return list({row.element.key: row for row in rows}.values())
 
 
 def _shift_rows(xi: Generator, base: Manifold, grid: Sequence[int], cells: int) -> list[Row]:

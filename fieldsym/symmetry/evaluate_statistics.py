@@ -91,9 +91,7 @@ def generated(group: Group, positions: Iterable[int]) -> list[int]:
     """
     inside, generators = [0], list(positions)
     for g in inside:  # grows while it is read
-        inside += dict.fromkeys(
-            int(h) for h in group.table[generators, g] if h not in inside
-        )
+        inside += dict.fromkeys(int(h) for h in group.table[generators, g] if h not in inside)
     return inside
 
 
@@ -125,9 +123,7 @@ def shares(gram: Array, group: Group) -> dict[str, Array]:
     rest = range(1, group.order)
     removed = removed_by_averaging(gram, group, list(range(group.order)))
     alone = [removed_by_averaging(gram, group, generated(group, [i])) for i in rest]
-    so_far = [
-        removed_by_averaging(gram, group, generated(group, range(1, i + 1))) for i in rest
-    ]
+    so_far = [removed_by_averaging(gram, group, generated(group, range(1, i + 1))) for i in rest]
     return {
         "mse": np.array(mse),
         "mse_averaged": np.array(mse - removed),

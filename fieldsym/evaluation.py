@@ -1,0 +1,136 @@
+"""Evaluation of trained surrogates on the test part of their data, and of the data themselves.
+
+``fieldsym evaluate`` is :func:`evaluate_checkpoints`: it opens data and checkpoints, calls
+:func:`fieldsym.evaluate` and writes the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fieldsym import report
+from fieldsym.config import TrainConfig
+from fieldsym.data.fields import Fields
+from fieldsym.data.windows import Windows
+from fieldsym.errors import DataError
+from fieldsym.forecast import open_like
+from fieldsym.group import named
+from fieldsym.surrogate import Surrogate
+from fieldsym.symmetry.evaluate import evaluate
+from fieldsym.symmetry.evaluate_data import data_violation
+from fieldsym.train import parts
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+VIOLATION_SAMPLES = 64
+
+
+def evaluate_checkpoints(
+    source: object,
+    checkpoints: Sequence[str | Path],
+    group: str,
+    out: str | Path,
+    *,
+    variables: str | None = None,
+    types: str | None = None,
+    samples: int = 32,
+    radius: float | None = None,
+    progress: Callable[..., None] | None = None,
+) -> Table:
+    """Evaluate surrogates on the test part of their training and write the report.
+
+    Parameters
+    ----------
+    source : data, as for :func:`fieldsym.open_fields`
+    checkpoints : files of trained surrogates
+    group : such as "dihedral(4) * translations"
+    out : folder for ``report.html`` and one netCDF and JSON file per surrogate
+    variables, types : default those of the training
+    samples : test windows, evenly spread
+    radius : of the disk in which continuous rotations are measured
+    progress : called with (done, total, text)
+
+    Returns
+    -------
+    rich Table, the comparison
+    """
+    reports, out = {}, Path(out)
+    for name, path in _names(checkpoints).items():
+        model = Surrogate.load(path).eval()
+        fields = open_like(source, model, path, variables=variables, types=types)
+        training = TrainConfig.from_dict(cast("dict[str, Any]", model.notes["training"]))
+        x, y = windows_of(parts(fields, training)[2], model, samples)
+        base = fields.bundle.base
+        reports[name] = evaluate(
+            model,
+            named(group, base.dim),
+            x,
+            model.in_bundle,
+            model.out_bundle,
+            y=y,
+            mask=fields.mask,
+            region=None if radius is None else base.disk(radius),
+            units=fields.units,
+            name=name,
+            progress=progress,
+        )
+    write_reports(reports, out)
+    return report.table(reports)
+
+
+def write_reports(reports: dict[str, Any], out: Path) -> None:
+    """``report.html`` for all, ``NAME.nc`` and ``NAME.json`` for each."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, one in reports.items():
+        stem = "".join(c if c.isalnum() else "_" for c in name)
+        report.to_netcdf(one, out / f"{stem}.nc")
+        report.to_json(one, out / f"{stem}.json")
+    report.to_html(reports, out / "report.html")
+
+
+def windows_of(fields: Fields, model: Surrogate, samples: int) -> tuple[Tensor, Tensor]:
+    """Some inputs and targets, evenly spread over the fields."""
+    windows = Windows(fields, history=model.history, horizon=1, lead=model.lead)
+    if samples < 1:
+        raise DataError(f"samples must be at least 1; got {samples}.")
+    index = np.unique(np.linspace(0, len(windows) - 1, min(samples, len(windows))).astype(int))
+    x, y = zip(*(windows[int(i)] for i in index), strict=True)
+    return torch.stack(x), torch.stack(y)
+
+
+def violation_of_data(fields: Fields, config: TrainConfig) -> str:
+    """Whether the training data contradict the declared types and group, in words."""
+    group = named(config.group, fields.bundle.base.dim)
+    if group.order == 1:
+        return ""
+    group.check(fields.bundle.base, fields.grid)
+    learn = parts(fields, config)[0]
+    windows = Windows(learn, history=config.history, horizon=1, lead=config.lead)
+    index = np.unique(np.linspace(0, len(windows) - 1, VIOLATION_SAMPLES).astype(int))
+    if len(index) < 8:
+        return ""
+    x, y = zip(*(windows[int(i)] for i in index), strict=True)
+    return data_violation(
+        torch.stack(x),
+        torch.stack(y),
+        group,
+        windows.in_bundle,
+        windows.out_bundle,
+        mask=fields.mask,
+    ).warning()
+
+
+def _names(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
+    """A short name for each checkpoint: its folder, or the path where folders repeat."""
+    paths = [Path(p) for p in checkpoints]
+    names = [p.parent.name or p.stem for p in paths]
+    if len(set(names)) < len(names):
+        names = [str(p) for p in paths]
+    return dict(zip(names, paths, strict=True))
