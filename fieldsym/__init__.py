@@ -6,15 +6,19 @@ Read in this order: :mod:`fieldsym.group`, :mod:`fieldsym.manifold`, :mod:`field
 """
 
 from fieldsym import group as groups
-from fieldsym import simulate, testing
+from fieldsym import report, simulate, testing
 from fieldsym.action import act, act_infinitesimal, action_method
 from fieldsym.bundle import Bundle
+from fieldsym.data.fields import Fields, open_fields
+from fieldsym.data.writers import to_xarray
 from fieldsym.errors import BundleError, DataError, GridError, GroupError, RepresentationError
 from fieldsym.group import Element, Generator, Group
 from fieldsym.lie import finite_defect, infinitesimal_defect, lie_derivative
 from fieldsym.manifold import Box, Manifold, Region, Torus
 from fieldsym.operators.fno import FNO
 from fieldsym.representation import Representation
+from fieldsym.surrogate import Surrogate
+from fieldsym.symmetry.evaluate import evaluate
 
 __all__ = [
     "FNO",
@@ -23,6 +27,7 @@ __all__ = [
     "BundleError",
     "DataError",
     "Element",
+    "Fields",
     "Generator",
     "GridError",
     "Group",
@@ -31,14 +36,19 @@ __all__ = [
     "Region",
     "Representation",
     "RepresentationError",
+    "Surrogate",
     "Torus",
     "act",
     "act_infinitesimal",
     "action_method",
+    "evaluate",
     "finite_defect",
     "groups",
     "infinitesimal_defect",
     "lie_derivative",
+    "open_fields",
+    "report",
     "simulate",
     "testing",
+    "to_xarray",
 ]

@@ -217,8 +217,8 @@ def predict(
         types: what the file does not say; default that of the training
         overwrite: replace an existing file
     """
-    from fieldsym.data.fields import write_netcdf
-    from fieldsym.evaluation import forecast_dataset
+    from fieldsym.data.writers import write_netcdf
+    from fieldsym.forecast import forecast_dataset
 
     if out.exists() and not overwrite:
         raise DataError(f"{out} exists. Give another file, or --overwrite true.")

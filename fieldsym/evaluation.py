@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym import report
 from fieldsym.config import TrainConfig
 from fieldsym.data.fields import Fields
 from fieldsym.data.windows import Windows
 from fieldsym.errors import DataError
 from fieldsym.forecast import open_like
 from fieldsym.group import named
+from fieldsym.report import table, to_html, to_json, to_netcdf
 from fieldsym.surrogate import Surrogate
 from fieldsym.symmetry.evaluate import evaluate
 from fieldsym.symmetry.evaluate_data import data_violation
@@ -82,7 +82,7 @@ def evaluate_checkpoints(
             progress=progress,
         )
     write_reports(reports, out)
-    return report.table(reports)
+    return table(reports)
 
 
 def write_reports(reports: dict[str, Any], out: Path) -> None:
@@ -90,9 +90,9 @@ def write_reports(reports: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, one in reports.items():
         stem = "".join(c if c.isalnum() else "_" for c in name)
-        report.to_netcdf(one, out / f"{stem}.nc")
-        report.to_json(one, out / f"{stem}.json")
-    report.to_html(reports, out / "report.html")
+        to_netcdf(one, out / f"{stem}.nc")
+        to_json(one, out / f"{stem}.json")
+    to_html(reports, out / "report.html")
 
 
 def windows_of(fields: Fields, model: Surrogate, samples: int) -> tuple[Tensor, Tensor]:

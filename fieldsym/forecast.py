@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from fieldsym.config import TrainConfig
-from fieldsym.data.fields import Fields, open_fields, to_xarray
-from fieldsym.data.windows import Windows, is_date, step_lengths
+from fieldsym.data.fields import Fields, open_fields
+from fieldsym.data.steps import is_date, step_lengths
+from fieldsym.data.windows import Windows
+from fieldsym.data.writers import to_xarray
 from fieldsym.errors import DataError
 from fieldsym.surrogate import Surrogate
 from fieldsym.train import parts, relative_error

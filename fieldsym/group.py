@@ -489,7 +489,9 @@ def _factor(text: str, dim: int, whole: str) -> Group:
             raise GroupError(
                 f"{name} needs its number of rotations, such as {name}(4); got {text!r}."
             )
-        return cyclic(numbers[0], dim=dim) if name == "cyclic" else dihedral(numbers[0], dim=dim)
+        plane = re.search(r"axes=\((\d), *(\d)\)", text)
+        axes = (int(plane[1]), int(plane[2])) if plane else (0, 1)
+        return {"cyclic": cyclic, "dihedral": dihedral}[name](numbers[0], dim=dim, axes=axes)
     own = {"trivial": trivial, "translations": translations, "reflections": reflections,
            "so": so, "o": o, "se": se, "e": e}  # fmt: skip
     return own[name](numbers[0] if numbers else dim)

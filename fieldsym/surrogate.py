@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from fieldsym.bundle import Bundle
+from fieldsym.data.bases import base_from_json, base_to_json
 from fieldsym.data.normalise import Normaliser
-from fieldsym.data.readers import base_from_json, base_to_json
 from fieldsym.data.windows import repeat
 from fieldsym.errors import DataError
 from fieldsym.group import Group, named

@@ -25,7 +25,8 @@ from fieldsym.config import TrainConfig
 from fieldsym.data.augment import RandomAction
 from fieldsym.data.fields import Fields
 from fieldsym.data.normalise import Normaliser
-from fieldsym.data.windows import Windows, describe_step, split
+from fieldsym.data.steps import describe_step
+from fieldsym.data.windows import Windows, split
 from fieldsym.errors import DataError
 from fieldsym.group import named
 from fieldsym.surrogate import Surrogate, read_checkpoint

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from fieldsym.data import cards
-from fieldsym.data.cards import Typed, load_card, parse_types, resolve
+from fieldsym.data.cards import Typed, load_card, parse_types
 from fieldsym.data.fields import open_fields
+from fieldsym.data.naming import identifier
+from fieldsym.data.resolve import resolve
 from fieldsym.errors import DataError
 from fieldsym.manifold import Torus
 from fieldsym.representation import Representation
@@ -168,4 +169,4 @@ def test_fields_of_the_same_name_get_names_of_their_own() -> None:
     [("10m_wind", "wind_10m"), ("2t", "t_2"), ("a-b", "a_b"), ("t2m", "t2m"), ("500", "_500")],
 )
 def test_names_become_identifiers(text: str, name: str) -> None:
-    assert cards.identifier(text) == name
+    assert identifier(text) == name

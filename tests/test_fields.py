@@ -12,7 +12,9 @@ import torch
 import xarray as xr
 
 from fieldsym.bundle import Bundle
-from fieldsym.data.fields import Fields, component_names, open_fields, to_xarray, write_netcdf
+from fieldsym.data.fields import Fields, open_fields
+from fieldsym.data.naming import component_names
+from fieldsym.data.writers import to_xarray, write_netcdf
 from fieldsym.errors import BundleError, DataError, GridError
 from fieldsym.manifold import Box, Torus
 

@@ -179,3 +179,17 @@ def test_elements_compare_by_what_they_do():
     assert (quarter.inverse @ quarter).is_identity
     assert not quarter.is_identity
     assert fs.Element(-0.0 * np.eye(2) + np.eye(2)).key == fs.Element(np.eye(2)).key
+
+
+@pytest.mark.parametrize("group", GROUPS, **ids)
+def test_names_lead_back_to_the_group(group):
+    again = groups.named(group.name, group.dim)
+    assert again.name == group.name
+    assert {g.key for g in again.elements} == {g.key for g in group.elements}
+    assert [x.name for x in again.generators] == [x.name for x in group.generators]
+
+
+def test_texts_of_products():
+    assert groups.named("none", 3).order == 1
+    assert groups.named("translations * cyclic(4)", 2).name == "translations(2) × cyclic(4)"
+    assert groups.named("cyclic(2) × dihedral(1)", 2).order == 4

@@ -14,16 +14,14 @@ from fieldsym.bundle import Bundle
 from fieldsym.data.augment import RandomAction
 from fieldsym.data.fields import Fields
 from fieldsym.data.normalise import Normaliser
-from fieldsym.data.windows import (
-    Windows,
+from fieldsym.data.steps import (
     breaks,
     describe_step,
     outlier_steps,
-    repeat,
     repeated_records,
-    split,
     step_lengths,
 )
+from fieldsym.data.windows import Windows, repeat, split
 from fieldsym.errors import BundleError, DataError, GroupError
 from fieldsym.manifold import Torus
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import netCDF4
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 import torch
 import xarray as xr
 
-from fieldsym.data import readers
-from fieldsym.data.fields import open_fields, to_xarray
+from fieldsym.data import axes, bases, readers
+from fieldsym.data.fields import open_fields
+from fieldsym.data.writers import to_xarray
 from fieldsym.errors import DataError, GridError
 from fieldsym.manifold import Torus
 
@@ -110,7 +113,7 @@ def test_trap_4_gauss_latitudes_in_single_precision(dtype: type, tmp_path: Path)
     assert fields.axes[1].gauss
     assert fields.axes[1].weights() == pytest.approx(w, abs=1e-15)
     uniform = np.linspace(lat[0], lat[-1], 16)
-    assert not readers.is_gauss(uniform)
+    assert not axes.is_gauss(uniform)
 
 
 def test_trap_5_negative_scale_factor_and_fill_value_nan(tmp_path: Path) -> None:
@@ -253,7 +256,7 @@ def test_trap_15_pole_rows(clean: bool) -> None:
     fields = open_fields(ds, dtype=torch.float64)
     noted = any("pole rows of u are not one vector" in n for n in fields.notes)
     assert noted is not clean
-    residual = readers.pole_residual(fields.values.numpy(), fields.axes)
+    residual = axes.pole_residual(fields.values.numpy(), fields.axes)
     assert residual == pytest.approx(0, abs=1e-12) if clean else residual > 0.2
 
 
@@ -375,6 +378,55 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         open_fields(tmp_path)
     with pytest.raises(DataError, match="Expected a path, a glob"):
         open_fields(7)
+
+
+@pytest.fixture
+def zarr() -> ModuleType:
+    return pytest.importorskip("zarr", reason="zarr is not installed: pip install fieldsym[zarr]")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_zarr_stores_come_back(zarr_format: int, zarr: ModuleType, tmp_path: Path) -> None:
+    sea = wind().where(wind().lat < 70)
+    fields = open_fields(sea)
+    ds = to_xarray(fields.values, fields)
+    for name in ("a.zarr", "plain"):
+        ds.to_zarr(tmp_path / name, zarr_format=zarr_format, consolidated=False)
+        again = open_fields(tmp_path / name)
+        assert again.bundle == fields.bundle
+        assert torch.equal(again.values, fields.values)
+        assert torch.equal(again.mask, fields.mask)
+        assert again.entries[0].typed.reason == "fieldsym_type"
+        np.testing.assert_array_equal(again.time, fields.time)
+        assert again.units == fields.units
+
+
+def test_several_zarr_stores_are_joined(zarr: ModuleType, tmp_path: Path) -> None:
+    for name, part in (("a", slice(2, 4)), ("b", slice(0, 2))):
+        store = tmp_path / f"{name}.zarr"
+        wind(steps=4).isel(time=part).to_zarr(store, consolidated=False)
+    fields = open_fields(tmp_path / "*.zarr", variables=["u", "v"])
+    assert torch.equal(fields.values, open_fields(wind(steps=4)).values)
+
+
+def test_zarr_stores_that_cannot_be_read(
+    zarr: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wind().to_zarr(tmp_path / "cut.zarr", zarr_format=3, consolidated=False)
+    for part in (tmp_path / "cut.zarr" / "u" / "c").rglob("*"):
+        if part.is_file():
+            part.write_bytes(part.read_bytes()[:7])
+    with pytest.raises(DataError, match=r"cut.zarr cannot be read"):
+        open_fields(tmp_path / "cut.zarr")
+    (tmp_path / "cut.zarr" / "zarr.json").write_text("{")
+    with pytest.raises(DataError, match=r"cut.zarr cannot be read"):
+        open_fields(tmp_path / "cut.zarr")
+    (tmp_path / "empty.zarr").mkdir()
+    with pytest.raises(DataError, match="is a folder, not a zarr store"):
+        open_fields(tmp_path / "empty.zarr")
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(DataError, match=r"install zarr: fieldsym\[zarr\]"):
+        open_fields(tmp_path / "cut.zarr")
 
 
 def test_an_unknown_variable_lists_what_is_there() -> None:
@@ -519,19 +571,19 @@ def test_a_raw_dataset_is_unpacked_and_not_changed() -> None:
 def test_irregular_axes_are_refused_with_their_deviation() -> None:
     x = np.array([0.0, 1.0, 2.0, 3.5, 4.0])
     with pytest.raises(GridError, match=r"deviates by up to 0\.5 from steps of 1 at 3.5"):
-        readers.make_axis("x", "x", x)
+        axes.make_axis("x", "x", x)
     with pytest.raises(GridError, match="must increase or decrease"):
-        readers.make_axis("x", "x", np.array([0.0, 1.0, 0.5]))
+        axes.make_axis("x", "x", np.array([0.0, 1.0, 0.5]))
     with pytest.raises(GridError, match="Latitudes must lie in"):
-        readers.make_axis("lat", "latitude", np.linspace(0, 100, 11))
+        axes.make_axis("lat", "latitude", np.linspace(0, 100, 11))
     with pytest.raises(GridError, match="at least two finite"):
-        readers.make_axis("x", "x", np.array([1.0]))
+        axes.make_axis("x", "x", np.array([1.0]))
 
 
 @pytest.mark.parametrize("n", [8, 9, 64, 73])
 def test_weights_integrate_polynomials_exactly(n: int) -> None:
     lat = np.linspace(-90, 90, n)
-    w, s = readers.latitude_weights(lat), np.sin(np.radians(lat))
+    w, s = axes.latitude_weights(lat), np.sin(np.radians(lat))
     assert (w >= 0).all()
     assert w.sum() == pytest.approx(2, abs=1e-13)
     assert (w * s**2).sum() == pytest.approx(2 / 3, abs=1e-12)
@@ -539,22 +591,22 @@ def test_weights_integrate_polynomials_exactly(n: int) -> None:
 
 
 def test_weights_without_poles_are_cell_areas() -> None:
-    w = readers.latitude_weights(np.linspace(-88.0, 88.0, 89))
+    w = axes.latitude_weights(np.linspace(-88.0, 88.0, 89))
     assert w.sum() == pytest.approx(2 * np.sin(np.radians(89)), rel=1e-12)
-    region = readers.latitude_weights(np.array([10.0, 20.0, 30.0]))
+    region = axes.latitude_weights(np.array([10.0, 20.0, 30.0]))
     assert region.sum() == pytest.approx(np.sin(np.radians(35)) - np.sin(np.radians(5)))
 
 
 def test_bases_from_the_attribute_of_the_file() -> None:
     base = Torus((2.0, 3.0), location="cell", origin=(0.5, 0.0))
-    assert readers.base_from_json(readers.base_to_json(base)) == base
+    assert bases.base_from_json(bases.base_to_json(base)) == base
     with pytest.raises(DataError, match="fieldsym_base is not readable"):
-        readers.base_from_json("{")
+        bases.base_from_json("{")
     with pytest.raises(DataError, match="names a torus or a box"):
-        readers.base_from_json('{"kind": "ball", "lengths": [1]}')
+        bases.base_from_json('{"kind": "ball", "lengths": [1]}')
     ds = xr.Dataset({"p": (("y", "x"), np.eye(6, 8))}, attrs={})
     assert open_fields(ds).bundle.base.periodic == (False, False)
-    ds.attrs["fieldsym_base"] = readers.base_to_json(base)
+    ds.attrs["fieldsym_base"] = bases.base_to_json(base)
     assert open_fields(ds).bundle.base == base
     with pytest.raises(GridError, match=r"has 1 axes; the data have 2: x, y"):
         open_fields(ds, base=Torus((1.0,)))

@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 
 import fieldsym as fs
+from fieldsym.data.bases import base_from_json
 from fieldsym.data.fields import open_fields
-from fieldsym.data.readers import base_from_json
 from fieldsym.simulate.linear import half_wavenumbers
 from fieldsym.simulate.navier_stokes import (
     NavierStokes,

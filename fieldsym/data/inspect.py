@@ -25,10 +25,10 @@ from rich.text import Text
 from fieldsym import group as groups
 from fieldsym.action import act
 from fieldsym.bundle import Bundle
-from fieldsym.data import windows
-from fieldsym.data.cards import Card, Types
-from fieldsym.data.fields import Entry, Fields, open_fields
-from fieldsym.data.readers import Axis
+from fieldsym.data import steps as series
+from fieldsym.data.axes import Axis
+from fieldsym.data.cards import Card, Entry, Types
+from fieldsym.data.fields import Fields, open_fields
 from fieldsym.manifold import Manifold
 
 WIDTH = 120
@@ -130,7 +130,7 @@ def _mask_symmetry(fields: Fields, finite: groups.Group) -> str:
     mask = torch.as_tensor(fields.mask, dtype=torch.float32)[None]
     still = Bundle(fields.bundle.base, "scalar m")
     keep = [g.name for g in finite.elements if bool((act(g, mask, still) == mask).all())]
-    return f"of these only {', '.join(keep)} keeps the mask"
+    return f"only {', '.join(keep)} keeps the mask"
 
 
 def advice(fields: Fields) -> list[str]:
@@ -142,7 +142,7 @@ def advice(fields: Fields) -> list[str]:
         )
     elif fields.steps < 20 and not fields.has_samples:
         steps.append(f"{fields.steps} steps are few for a forecast; a window needs at least two.")
-    elif len(windows.breaks(fields.time)):
+    elif len(series.breaks(fields.time)):
         steps.append("Windows leave out the gaps; check that the steps left are the ones you want.")
     else:
         steps.append("Train a forecast: windows.split, then windows.Windows, or `fieldsym train`.")
@@ -247,10 +247,10 @@ def _extent(values: list[float]) -> str:
 
 def _facts(fields: Fields, acting: list[str]) -> str:
     time = f"{fields.steps} step{'s' if fields.steps > 1 else ''}"
-    time += f", {windows.when(fields.time[0])}"
+    time += f", {series.when(fields.time[0])}"
     if fields.steps > 1:
-        time += f" … {windows.when(fields.time[-1])}, step {windows.describe_step(fields.time)}"
-    if not windows.is_date(np.asarray(fields.time)):
+        time += f" … {series.when(fields.time[-1])}, step {series.describe_step(fields.time)}"
+    if not series.is_date(np.asarray(fields.time)):
         time += f" ({fields.time_name}: plain numbers)"
     lines = {"Time": time, "Missing": _missing(fields), "Base": str(fields.bundle.base)}
     blocks = fields.entries

@@ -123,7 +123,9 @@ class FNO(nn.Module):
         lifted = in_bundle.representation
         if self.positioned:
             lifted = lifted.with_position(self.positioned)
-        self.lifting = self._mlp(lifted, lifting_channel_ratio, hidden)
+        # a constant per field that only meets norms can never matter
+        lost = fno_skip is None and _drops_constants(norm, hidden)
+        self.lifting = self._mlp(lifted, lifting_channel_ratio, hidden, bias=not lost)
         self.layers = nn.ModuleList(
             Layer(
                 hidden,
@@ -144,10 +146,21 @@ class FNO(nn.Module):
         copies = max(1, round(ratio * self.hidden_channels / self.group.order))
         return Representation(f"{copies} regular", self.group.dim, self.group)
 
-    def _mlp(self, rep_in: Representation, ratio: float, rep_out: Representation) -> nn.Module:
+    def extra_repr(self) -> str:
+        """The bundles, the group and the modes."""
+        source, target = self.in_bundle.representation, self.out_bundle.representation
+        return (
+            f"'{source}' → '{target}' on {self.in_bundle.base}, group={self.group}, "
+            f"n_modes={self.n_modes}"
+        )
+
+    def _mlp(
+        self, rep_in: Representation, ratio: float, rep_out: Representation, *, bias: bool = True
+    ) -> nn.Module:
         if not ratio:
-            return Pointwise(rep_in, rep_out, self.group)
-        return TypedMLP(rep_in, self._regular(ratio), rep_out, self.group, self.non_linearity)
+            return Pointwise(rep_in, rep_out, self.group, bias=bias)
+        middle, f = self._regular(ratio), self.non_linearity
+        return TypedMLP(rep_in, middle, rep_out, self.group, f, last_bias=bias)
 
     def forward(self, u: Tensor) -> Tensor:
         """Map sections of ``in_bundle`` to sections of ``out_bundle``, (batch, channel, *grid)."""
@@ -221,14 +234,18 @@ class Layer(nn.Module):
         last: bool,
     ) -> None:
         super().__init__()
-        self.convolution = SpectralConv(hidden, hidden, group, n_modes)
+        # a constant per field would vanish in the norm, and with one element k = 0 is nothing else
+        lost = _drops_constants(norm, hidden)
+        self.convolution = SpectralConv(
+            hidden, hidden, group, n_modes, mean=not lost or group.order > 1
+        )
         self.skip = _skip(fno_skip, hidden, group)
         self.norm = None if norm is None else RegularNorm(hidden, one_for_all=norm == "group_norm")
         self.mlp = self.mlp_skip = self.mlp_norm = None
         if mlp_hidden is not None:
-            # a constant per field would vanish in an instance norm
-            bias = norm != "instance_norm"
-            self.mlp = TypedMLP(hidden, mlp_hidden, hidden, group, non_linearity, last_bias=bias)
+            self.mlp = TypedMLP(
+                hidden, mlp_hidden, hidden, group, non_linearity, last_bias=not lost
+            )
             self.mlp_skip = _skip(channel_mlp_skip, hidden, group, bias=False)
             self.mlp_norm = None if norm is None else RegularNorm(
                 hidden, one_for_all=norm == "group_norm"
@@ -289,6 +306,11 @@ class RegularNorm(nn.Module):
         fields = (fields - mean) * (variance + 1e-5).rsqrt()
         fields = fields * self.scale[:, None] + self.shift[:, None]
         return fields.reshape(x.shape)
+
+
+def _drops_constants(norm: str | None, hidden: Representation) -> bool:
+    """Whether a norm removes one constant per field (a group norm does so with one field)."""
+    return norm == "instance_norm" or (norm is not None and hidden.blocks[0].copies == 1)
 
 
 def _skip(

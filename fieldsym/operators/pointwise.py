@@ -64,7 +64,8 @@ class TypedWeight(nn.Module):
 
     def _pair(self, i: int) -> Tensor:
         """(stack, out, in, n) and (n, parts, p, q) to (stack, parts, out, p, in, q)."""
-        coefficients, basis = self.get_parameter(f"pair_{i}"), self.get_buffer(f"basis_{i}")
+        # getattr, not get_parameter: functional_call puts plain tensors in place of parameters
+        coefficients, basis = getattr(self, f"pair_{i}"), self.get_buffer(f"basis_{i}")
         _, parts, p, q = basis.shape
         full = coefficients @ basis.flatten(1).to(coefficients.dtype)
         return rearrange(full, "s o i (part p q) -> s part o p i q", part=parts, p=p, q=q)
@@ -122,6 +123,7 @@ class Pointwise(nn.Module):
         self, rep_in: Representation, rep_out: Representation, group: Group, *, bias: bool = True
     ) -> None:
         super().__init__()
+        self.rep_in, self.rep_out = rep_in, rep_out
         bound = 1 / math.sqrt(rep_in.channels)
         blocks = point_blocks(rep_in, rep_out, group)
         self.weight = TypedWeight(1, blocks, rep_in.channels, bound / math.sqrt(3))
@@ -129,6 +131,10 @@ class Pointwise(nn.Module):
         invariant = point_blocks(constant, rep_out, group)
         some = bias and any(len(basis) for _, _, basis in invariant)
         self.bias = TypedWeight(1, invariant, 1, bound / math.sqrt(3)) if some else None
+
+    def extra_repr(self) -> str:
+        """What it maps to what."""
+        return f"'{self.rep_in}' → '{self.rep_out}'"
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""

@@ -116,6 +116,7 @@ class SpectralConv(nn.Module):
     rep_in, rep_out : Representation of the fibres
     group : finite Group of maps that permute the axes; ``groups.trivial(d)`` ties nothing
     n_modes : odd numbers of kept frequencies, −K..K per axis
+    mean : whether the mode k = 0 is kept
 
     Raises
     ------
@@ -136,12 +137,18 @@ class SpectralConv(nn.Module):
     """
 
     def __init__(
-        self, rep_in: Representation, rep_out: Representation, group: Group, n_modes: Sequence[int]
+        self,
+        rep_in: Representation,
+        rep_out: Representation,
+        group: Group,
+        n_modes: Sequence[int],
+        *,
+        mean: bool = True,
     ) -> None:
         super().__init__()
         self.n_modes = check_modes(n_modes, group.dim)
         self.rep_in, self.rep_out = rep_in, rep_out
-        self.types = mode_orbits(group, self.n_modes)
+        self.types = tuple(t for t in mode_orbits(group, self.n_modes) if mean or not t.is_zero)
         form = RealForm(group)
         self.parts = form.parts
         # E|W|² = 2 / (in + out) per entry, as in neuraloperator
@@ -157,6 +164,10 @@ class SpectralConv(nn.Module):
                     table = torch.from_numpy(tables(rep, block.kind, t))
                     self.register_buffer(f"{name}_{i}_{j}", table, persistent=False)
         self.register_buffer("order", self._order(), persistent=False)
+
+    def extra_repr(self) -> str:
+        """What it maps to what, and how."""
+        return f"'{self.rep_in}' → '{self.rep_out}', n_modes={self.n_modes}"
 
     @property
     def free_dimension(self) -> int:

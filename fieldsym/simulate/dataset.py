@@ -144,7 +144,7 @@ def save_dataset(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -
     ------
     DataError   if the file exists and ``overwrite`` is false, or if it cannot be written.
     """
-    from fieldsym.data.fields import write_netcdf
+    from fieldsym.data.writers import write_netcdf
 
     path = Path(path)
     if path.exists() and not overwrite:
@@ -186,7 +186,7 @@ def _label(
 ) -> xr.Dataset:
     import xarray as xr
 
-    from fieldsym.data.readers import base_to_json
+    from fieldsym.data.bases import base_to_json
 
     samples, times = fields["vorticity"].shape[:2]
     coordinates = {

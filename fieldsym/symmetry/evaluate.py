@@ -104,7 +104,7 @@ def evaluate(
       after; ``share_element`` and ``share_cumulative`` for the subgroup that an element, or it and
       those above it, generate. NaN without targets;
     * ``lee``: ‖(L_ξ F)(x)‖ / ‖F(x) − mean‖ times ``scale``, per radian, or per correlation length
-      ‖x − mean‖ / ‖ξ·x‖ of the input for translations; ``lee_floor``, ``lee_truth``;
+      ‖x − mean‖ / ‖∂x‖ of the input for translations; ``lee_floor``, ``lee_truth``;
     * ``verdict``, ``lee_verdict``: exact, below floor, consistent with truth, resolved violation,
       or not testable on this grid (see ``evaluate_statistics.verdict``);
     * ``orbit_defect`` over ``orbit_angle`` (windowed), ``shift_defect`` over ``shift_fraction`` of
@@ -128,8 +128,8 @@ def evaluate(
     >>> report = evaluate(lambda u: u**2, fs.groups.reflections(2), x, w, w)
     >>> dict(zip(report.element.values.tolist(), report.verdict.values.tolist()))
     ... # doctest: +NORMALIZE_WHITESPACE
-    {'reflection x → −x': 'resolved violation', 'reflection y → −y': 'resolved violation',
-     'rotation 180°': 'exact'}
+    {'rotation 180°': 'exact', 'reflection y → −y': 'resolved violation',
+     'reflection x → −x': 'resolved violation'}
 
     References
     ----------

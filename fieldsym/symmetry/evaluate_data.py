@@ -1,22 +1,18 @@
 """How far data are from a symmetry, before any model is trained on them.
 
-Only pairs of states (x, y = the state one step later) are known. A cheap stand-in F̂ for their
-operator is fitted without any constraint: each channel of y − x is a linear combination of the
-values and derivatives of x at the same point and of their products. How far F̂ is from commuting
-with an element, under the declared types, is how far the data are.
-
-Everything happens at points. An element carries the values and derivatives at a point (a ``Jet``)
-to those at its image by one matrix, so nothing is moved on the grid: F̂ commutes as far as its
-coefficients do, the mask need not be symmetric, and the group need not act on the grid.
+Only pairs (x, y = the state one step later) are known. A stand-in F̂ for their operator is fitted
+without any constraint: y − x out of values, derivatives and products of them at the same point. How
+far F̂ is from commuting with an element, under the declared types, is how far the data are. Elements
+act on the ``Jet`` at a point, not on the grid: neither the grid nor the mask need be symmetric.
 
 >>> import fieldsym as fs
 >>> line = fs.Bundle(fs.Torus((2.0,)), "scalar u")
 >>> x = fs.testing.random_section(line, (32,), batch=8)
->>> y = x - 0.01 * x * line.base.derivative(x, 0)                             # Burgers: a vector
+>>> y = x - 0.01 * x * line.base.derivative(x, 0)                    # Burgers: u is a vector
 >>> data_violation(x, y, fs.groups.reflections(1), line, line).violation
 {'reflection x → −x': 2.00}
 
-To add a term: give it a place in ``Jet.library``, and its parts a rule in ``Jet.moved``.
+To add a term: put it into ``Jet.library``, and what it is made of into ``Jet.moved``.
 """
 
 from __future__ import annotations
@@ -24,7 +20,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -39,21 +34,16 @@ from fieldsym.simulate.linear import half_wavenumbers
 
 __all__ = ["DataViolation", "data_violation"]
 
-MOST_CHANNELS, MOST_TERMS = 6, 280  # of the library
+MOST_CHANNELS, MOST_FACTORS = 6, 20  # of the products; ψ gives way first
 MOST_POINTS, MOST_SAMPLES, MOST_PER_AXIS = 20_000, 128, 48
-MOST_VALUES = 2**24  # points of all samples whose derivatives are taken
 RIDGE = 1e-6  # relative to the mean square of a term
-THRESHOLD, LEAST_EXPLAINED, HELPS = 0.3, 0.2, 2.0
-OPPOSITE = {
-    "scalar": "pseudoscalar",
-    "pseudoscalar": "scalar",
-    "vector": "axial vector",
-    "axial vector": "vector",
-}
+THRESHOLD, LEAST_EXPLAINED, FACTOR = 0.3, 0.2, 2.0
+OPPOSITE = {"scalar": "pseudoscalar", "pseudoscalar": "scalar",
+            "vector": "axial vector", "axial vector": "vector"}  # fmt: skip
 
 
 class Parity(NamedTuple):
-    """Other parities of some blocks, and what improper elements violate with them, by name."""
+    """A block, its type of other parity, and what improper elements then violate, by name."""
 
     declared: str
     instead: str
@@ -66,60 +56,58 @@ class DataViolation:
 
     Attributes
     ----------
-    explained : fraction of the variance of the change that F̂ explains on samples it was not
-        fitted to, the mean over the blocks that change
-    explained_by_block : the same for each block of the output; 0 for a block that never changes
-    violation : sqrt(E‖F̂(g·x) − g·F̂(x)‖² / E‖F̂(x)‖²) by name of the element, each block in units of
-        its own change
-    parity : the declaration that would lower the worst violation of the improper elements to half
-        or less, where that exceeds 0.3; None where there is none
+    explained : fraction of the variance of the change that F̂ explains on samples that it was not
+        fitted to, the mean over the blocks that change; and of each block, 0 where it is constant
+    violation : sqrt(E‖F̂(g·x) − g·F̂(x)‖² / E‖F̂(x)‖²) by name of the element, on the same samples, in
+        fibre norms with each block in units of its own change
+    floor : the same of F̂ − F̂', with F̂' fitted to the other half: about what the violation would be
+        if the data had the symmetry, since they are few
+    parity : the block that, with its other parity, lowers the worst violation of the improper
+        elements at least by half, where that is above 0.3; else None
     """
 
     explained: float
     explained_by_block: dict[str, float]
     violation: dict[str, float]
+    floor: float
     parity: Parity | None = None
 
     @property
     def suggestions(self) -> list[str]:
-        """What the data say about the declared types and the group, one sentence or two each."""
+        """What the data say about the types and the group, one message each."""
         return self._messages(THRESHOLD)
 
     def warning(self, threshold: float = THRESHOLD) -> str:
-        """One text that names violations above a threshold; empty where there are none.
+        """One text on the violations above the threshold and above twice the floor.
 
-        It is empty too where the fit explains less than 20 % of the change.
+        Empty where there are none, and where the fit explains less than 20 % of the change.
         """
         messages = self._messages(threshold)
         if self.explained < LEAST_EXPLAINED or not messages:
             return ""
-        more = f" So do {len(messages) - 3} more elements." if len(messages) > 3 else ""
-        return f"The data do not have the declared symmetry. {' '.join(messages[:3])}{more}"
+        more = [f"{len(messages) - 3} more elements likewise."] if len(messages) > 3 else []
+        return " ".join(["The data lack the declared symmetry:", *messages[:3], *more])
 
     def _messages(self, threshold: float) -> list[str]:
+        percent = f"the fit explains {100 * max(self.explained, 0.0):.0f} % of the change"
         if self.explained < LEAST_EXPLAINED:
-            return [
-                f"The fit explains {max(self.explained, 0.0):.0%} of the change: these data cannot "
-                "tell whether they have the symmetry."
-            ]
-        left, found = dict(self.violation), []
+            return [f"{percent}: these data cannot tell whether they have the symmetry."]
+        left, messages = dict(self.violation), []
+        least = max(threshold, FACTOR * self.floor)
         if self.parity is not None:
             declared, instead, better = self.parity
             worst = max(better, key=left.__getitem__)
-            if left[worst] > threshold:
-                found.append(
-                    f"{worst}: declared as '{declared}' the data violate it by {left[worst]:.2f}; "
-                    f"as '{instead}' by {better[worst]:.2f}. Declare it so, or choose a group "
-                    "without reflections."
-                )
-                left |= better
-        found += [
-            f"The data violate {name} by {value:.2f} (the fit explains {self.explained:.0%} of the "
-            "change): enforce a smaller group or promote."
-            for name, value in left.items()
-            if value > threshold
+            messages = [
+                f"{worst}: declared as '{declared}' the data violate it by {left[worst]:.2f}; as "
+                f"'{instead}' by {better[worst]:.2f}. Declare it so, or choose a group without "
+                "reflections."
+            ] * (left[worst] > least)
+            left |= better
+        return messages + [
+            f"the data violate {name} by {v:.2f} ({percent}): enforce a smaller group or promote."
+            for name, v in left.items()
+            if v > least
         ]
-        return found
 
 
 def data_violation(
@@ -133,99 +121,278 @@ def data_violation(
 ) -> DataViolation:
     """How far pairs of states are from commuting with each finite element of a group.
 
-    F̂ is a ridge regression on the even samples, and is measured on the odd ones. Its terms: a
-    constant; the channels of the latest state, their first and second derivatives; on periodic
-    bases ψ = Δ⁻¹u of one-component blocks and ∇ψ; products of two of u, ∇u, ψ, ∇ψ. Derivatives are
-    spectral on a torus (at most 48 modes per axis are kept), central differences elsewhere.
+    F̂ is a ridge regression on every other sample, measured on the rest. Its terms: a constant; up
+    to 6 channels u of the latest state and, on a torus, ψ = Δ⁻¹u of the first; the first and second
+    derivatives of all these; products of any two of u, ∇u, ψ, ∇ψ. Derivatives are spectral on a
+    torus (scales below 48 points per axis cut off), else central differences.
 
-    What it cannot see: F̂ is the same at every point, so a forcing that depends on position enters
-    through its mean alone, and dynamics of another form (waves that need two states, long steps)
-    leave ``explained`` small. Read a small violation as "no sign of one", a large one as a fact.
+    F̂ is the same law at every point: a forcing that depends on position enters through its mean
+    alone. Waves that need two states, and long steps, leave ``explained`` small.
 
     Parameters
     ----------
-    x : Tensor (samples, channel, *grid), states; with a history the latest state comes first
+    x : Tensor (samples, channel, *grid), states; of a history the latest comes first
     y : Tensor (samples, channel', *grid), the states one step later
-    group : Group; of a continuous one its ``components`` are examined. It need not act on the grid
-    in_bundle, out_bundle : Bundle of x and y; where the blocks of y do not open those of x, y itself
-        is fitted instead of the change
+    group : Group; of a continuous one the ``components`` are examined
+    in_bundle, out_bundle : Bundle of x and y. Where the first blocks of x are not those of y, F̂ is
+        fitted to y itself, and its mean is removed from E‖F̂(x)‖²
     mask : bool Tensor (*grid), True where the data are valid
-
-    Returns
-    -------
-    DataViolation
 
     Raises
     ------
     BundleError   if x and y are not pairs of sections on one grid.
-    DataError     if there are fewer than 4 samples, or valid values that are not finite.
-    GridError     if the mask does not fit, or no point has valid neighbours on all sides.
+    DataError     if there are fewer than 4 samples, or values at valid points are not finite.
+    GridError     if the mask has another grid, or no point has valid neighbours on all sides.
     GroupError    if an element has another dimension, or changes distances.
 
     Examples
     --------
     >>> import fieldsym as fs
-    >>> w = fs.Bundle(fs.Torus((1.0, 1.0)), "scalar w")                    # it is a pseudoscalar
-    >>> x = fs.simulate.random_vorticity(w.base, (32, 32), batch=12)
-    >>> flow = fs.simulate.navier_stokes(w.base, time=0.1, viscosity=1e-4)
-    >>> data_violation(x, flow(x), fs.groups.dihedral(1), w, w).parity.instead
+    >>> w = fs.Bundle(fs.Torus((1.0, 1.0)), "scalar w")                       # wrong on purpose
+    >>> x = fs.simulate.random_vorticity(w.base, (32, 32), batch=8)
+    >>> y = fs.simulate.navier_stokes(w.base, time=0.1, viscosity=1e-4)(x)
+    >>> data_violation(x, y, fs.groups.dihedral(1), w, w).parity.instead
     'pseudoscalar w'
     """
-    mask = _check(x, y, in_bundle, out_bundle, mask)
-    elements = _elements(group, in_bundle.base)
+    mask, elements = _checked(x, y, group, in_bundle, out_bundle, mask)
     changes = in_bundle.blocks[: len(out_bundle.blocks)] == out_bundle.blocks
-    spectral = all(in_bundle.base.periodic) and bool(mask.all())
-    law, channels, streams = _ingredients(in_bundle, out_bundle, changes, spectral)
-    points = _interior(mask, in_bundle.base.periodic, spectral)
-    parts = []
-    for u, v, rows in _draw(x, y, points, in_bundle.base, spectral):
-        value = v - u[: len(v)] if changes else v
-        parts.append((_jet(u[channels], law.base, rows, spectral, streams), _at(value, rows, 1)))
-    (fit_jet, fit_value), (jet, value) = _joined(parts[::2]), _joined(parts[1::2])
-    fit = _regression(fit_jet.library(), fit_value)
-    explained, gram = _explained(jet.library() @ fit, value, out_bundle)
-    measured = [b for b, r in explained.items() if r is not None]
-    total = sum(explained[b] or 0.0 for b in measured) / max(len(measured), 1)
+    channels, streams = _ingredients(in_bundle, out_bundle, changes, mask)
+    jets, values = [], []
+    for u, v, points in _draw(x, y, mask, in_bundle.base):
+        psi = _inverse_laplacian(u[streams], in_bundle.base) if streams else u[streams]
+        jets.append(_jet(torch.cat([u[channels], psi]), in_bundle.base, points, mask))
+        values.append(_at(v - u[: len(v)] if changes else v, points))
+    (learn, test), (target, value) = _halves(jets), (torch.cat(values[i::2]) for i in (0, 1))
+    fit = _regression(learn.library(), target)
+    fitted, other = (test.library() @ w for w in (fit, _regression(test.library(), value)))
+    explained, gram = _explained(fitted, value, out_bundle)
+    size = _mean_square(fitted if changes else fitted - fitted.mean(0), gram)
 
-    def violation(g: Element, law: Bundle, out: Bundle) -> float:
-        return _violation(g, jet, fit, law, out, gram, centred=not changes)
+    def relative(error: Tensor) -> float:
+        return (_mean_square(error, gram) / size) ** 0.5 if size else 0.0
 
-    found = {g.name: violation(g, law, out_bundle) for g in elements}
-    parity = _parity(found, elements, law, out_bundle, violation) if total > LEAST_EXPLAINED else None
-    return DataViolation(total, {b: r or 0.0 for b, r in explained.items()}, found, parity)
+    def violation(g: Element, ins: Bundle, out: Bundle) -> float:
+        rho = ins.representation.rho(g)
+        moved = test.moved(g, torch.block_diag(*(rho[c][:, c] for c in (channels, streams) if c)))
+        return relative(moved.library() @ fit - fitted @ out.representation.rho(g).T)
+
+    found = {g.name: violation(g, in_bundle, out_bundle) for g in elements}
+    parity = _parity(found, elements, in_bundle, out_bundle, violation)
+    alive = [explained[name] for name, own in out_bundle.slices.items() if gram[own, own].any()]
+    total = sum(alive) / max(len(alive), 1)
+    return DataViolation(total, explained, found, relative(fitted - other), parity)
 
 
 class Jet(NamedTuple):
-    """Values and derivatives of some channels at points: what F̂ depends on.
-
-    ``value`` (points, c), ``slope`` (points, c, d), ``bend`` (points, c, d, d), the inverse
-    Laplacian ``stream`` (points, s) of some channels and its gradient ``flow`` (points, s, d).
-    """
+    """Some channels at points, (points, c), with their first and second derivatives (…, d[, d])."""
 
     value: Tensor
     slope: Tensor
     bend: Tensor
-    stream: Tensor
-    flow: Tensor
 
-    def moved(self, g: Element, rho: Tensor, rho_stream: Tensor) -> Jet:
-        """The jet of g·u at the image of each point: ρ u, ρ ∇u Aᵀ, ρ ∇∇u Aᵀ Aᵀ."""
+    def moved(self, g: Element, rho: Tensor) -> Jet:
+        """The jet of g·u at the images of the points: ρu, ρ∇u Aᵀ, ρA∇∇u Aᵀ."""
         a = torch.from_numpy(g.matrix)
         return Jet(
             self.value @ rho.T,
             torch.einsum("bc,pcj,ij->pbi", rho, self.slope, a),
             torch.einsum("bc,pcjl,ij,kl->pbik", rho, self.bend, a, a),
-            self.stream @ rho_stream.T,
-            torch.einsum("bc,pcj,ij->pbi", rho_stream, self.flow, a),
         )
 
     def library(self) -> Tensor:
         """The terms of F̂, (points, terms)."""
-        value, slope, stream, flow = (v.flatten(1) for v in self._replace(bend=self.stream[:0])
-                                      if len(v) or not len(self.value))  # fmt: skip
-        factors = torch.cat([value, slope, stream, flow], 1)
+        factors = torch.cat([self.value, self.slope.flatten(1)], 1)
         i, j = torch.triu_indices(factors.shape[1], factors.shape[1])
         k, l = torch.triu_indices(self.bend.shape[-1], self.bend.shape[-1])
-        bend = self.bend[..., k, l].flatten(1)
-        return torch.cat([torch.ones_like(value[:, :1]), factors, bend,
-                          factors[:, i] * factors[:, j]], 1)  # fmt: skip
+        bend, one = self.bend[..., k, l].flatten(1), factors.new_ones(len(factors), 1)
+        return torch.cat([one, factors, bend, factors[:, i] * factors[:, j]], 1)
+
+
+def _checked(
+    x: Tensor, y: Tensor, group: Group, ins: Bundle, out: Bundle, mask: Tensor | None
+) -> tuple[Tensor, list[Element]]:
+    ins.check(x, "data_violation (x)")
+    out.check(y, "data_violation (y)")
+    d, grid = ins.base.dim, ins.grid(x)
+    mask = torch.ones(grid, dtype=torch.bool) if mask is None else mask.cpu()
+    if {x.ndim, y.ndim} != {d + 2} or (len(x), grid, ins.base) != (len(y), out.grid(y), out.base):
+        raise BundleError(
+            "data_violation expects pairs (samples, channel, *grid) on one base; got x "
+            f"{tuple(x.shape)} on {ins.base} and y {tuple(y.shape)} on {out.base}."
+        )
+    if mask.dtype != torch.bool or tuple(mask.shape) != grid:
+        raise GridError(
+            f"A mask is a bool tensor of the grid {grid}, True where data are valid; got "
+            f"{mask.dtype} {tuple(mask.shape)}."
+        )
+    if len(x) < 4:
+        raise DataError(
+            f"At least 4 pairs of states are needed, half of them to test the fit; got {len(x)}. "
+            "Give more steps or samples."
+        )
+    if not all(bool((u.isfinite() | ~mask.to(u.device)).all()) for u in (x, y)):
+        raise DataError(
+            "x or y has values that are not finite at valid points. Give a mask that is False "
+            "where values are missing."
+        )
+    for g in group.components:
+        if g.dim != d or not np.allclose(g.matrix @ g.matrix.T, np.eye(d)):
+            raise GroupError(
+                f"Rotations, reflections and shifts of {ins.base} can be examined, in {d} "
+                f"dimensions; got {g.name} of {group.name} with the matrix {g.matrix.tolist()}."
+            )
+    return mask, [g for g in group.components if not g.is_identity]
+
+
+# On a torus without gaps derivatives are spectral, and there is an inverse Laplacian.
+def _spectral(base: Manifold, mask: Tensor) -> bool:
+    return all(base.periodic) and bool(mask.all())
+
+
+# Channels of the library, and those it has ψ of: the latest state alone.
+def _ingredients(
+    ins: Bundle, out: Bundle, changes: bool, mask: Tensor
+) -> tuple[list[int], list[int]]:
+    latest = [n for n in ins.names if not changes or _root(n, out) == n]
+    channels = _whole_copies(ins, latest, MOST_CHANNELS)
+    room = MOST_FACTORS // (1 + ins.base.dim) - len(channels)
+    return channels, _whole_copies(ins, latest, room * _spectral(ins.base, mask))
+
+
+def _whole_copies(bundle: Bundle, names: list[str], room: int) -> list[int]:
+    chosen: list[int] = []
+    for name, block in zip(bundle.names, bundle.blocks, strict=True):
+        size = block.size // block.copies
+        fit = max(0, room - len(chosen)) // size * size * (name in names)
+        chosen += range(bundle.channels)[bundle.slices[name]][:fit]
+    return chosen
+
+
+# The block of the output that a block of the input is an earlier copy of (u for u_1), or itself.
+def _root(name: str, out: Bundle) -> str:
+    stem = re.sub(r"_\d+$", "", name)
+    return stem if name not in out.names and stem in out.names else name
+
+
+# Some samples, evenly spaced, in float64, with random points where derivatives are known.
+def _draw(
+    x: Tensor, y: Tensor, mask: Tensor, base: Manifold
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    most = min(len(x), MOST_SAMPLES, max(8, 2**22 // mask.numel()))
+    generator = torch.Generator().manual_seed(0)
+    spectral, inside = _spectral(base, mask), _interior(mask, base)
+    for i in np.linspace(0, len(x) - 1, most).round().astype(int):
+        pair = [torch.where(mask, w[i].detach().cpu().double(), 0.0) for w in (x, y)]
+        u, v = (_coarse(w, base.dim) if spectral else w for w in pair)
+        known = torch.arange(u[0].numel()) if spectral else inside
+        chosen = torch.randperm(len(known), generator=generator)[: -(-MOST_POINTS // most)]
+        yield u, v, known[chosen]
+
+
+# Points with two valid neighbours on every side, the stencil of second derivatives.
+def _interior(mask: Tensor, base: Manifold) -> Tensor:
+    for axis, wraps in 2 * tuple(enumerate(base.periodic)):
+        mask = mask & mask.roll(1, axis) & mask.roll(-1, axis)
+        if not wraps:
+            mask = mask.index_fill(axis, torch.tensor([0, mask.shape[axis] - 1]), False)
+    if not mask.any():
+        raise GridError(
+            "No point has two valid neighbours on every side, so no derivative is known. Give a "
+            "finer grid, or a mask with fewer gaps."
+        )
+    return mask.flatten().nonzero()[:, 0]
+
+
+# The largest scales of a periodic field, at fewer points.
+def _coarse(u: Tensor, d: int) -> Tensor:
+    few = MOST_PER_AXIS
+    for axis in (i for i in range(-d, 0) if u.shape[i] > few):
+        low = torch.fft.rfft(u, dim=axis).narrow(axis, 0, few // 2)
+        u = torch.fft.irfft(low, n=few, dim=axis) * (few / u.shape[axis])
+    return u
+
+
+# (channel, *grid) to (points, channel).
+def _at(u: Tensor, points: Tensor) -> Tensor:
+    return u.flatten(1)[:, points].T
+
+
+def _jet(u: Tensor, base: Manifold, points: Tensor, mask: Tensor) -> Jet:
+    d, h, spectral = base.dim, base.spacing(u.shape[1:]), _spectral(base, mask)
+
+    def slope(v: Tensor, i: int) -> Tensor:
+        if spectral:
+            return base.derivative(v, i)
+        return (v.roll(-1, i - d) - v.roll(1, i - d)) / (2 * h[i])
+
+    first = [slope(u, i) for i in range(d)]
+    second = [torch.stack([_at(slope(v, j), points) for j in range(d)], -1) for v in first]
+    slopes = torch.stack([_at(v, points) for v in first], -1)
+    return Jet(_at(u, points), slopes, torch.stack(second, -2))
+
+
+def _inverse_laplacian(u: Tensor, base: Manifold) -> Tensor:
+    grid, axes = tuple(u.shape[1:]), tuple(range(-base.dim, 0))
+    k, inside = half_wavenumbers(base, grid)
+    k2 = sum((q.square() for q in k), torch.zeros(()))
+    green = torch.where(inside & (k2 > 0), -1 / k2, 0.0)
+    return torch.fft.irfftn(torch.fft.rfftn(u, dim=axes) * green, s=grid, dim=axes)
+
+
+def _halves(jets: list[Jet]) -> list[Jet]:
+    return [Jet(*map(torch.cat, zip(*jets[i::2], strict=True))) for i in (0, 1)]
+
+
+def _regression(terms: Tensor, value: Tensor) -> Tensor:
+    scale = terms.square().mean(0).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    terms = terms / scale
+    normal = terms.T @ terms / len(terms) + RIDGE * torch.eye(len(scale)).to(terms)
+    return torch.linalg.solve(normal, terms.T @ value / len(terms)) / scale[:, None]
+
+
+def _mean_square(u: Tensor, gram: Tensor) -> float:
+    return float(((u @ gram) * u).sum(1).mean())
+
+
+# Explained variance of each block, and the inner product in units of the variance of each.
+def _explained(fitted: Tensor, value: Tensor, out: Bundle) -> tuple[dict[str, float], Tensor]:
+    gram, explained = out.representation.gram.clone(), {}
+    for name, s in out.slices.items():
+        own, u = gram[s, s].clone(), value[:, s]
+        size = _mean_square(u - u.mean(0), own)
+        constant = size <= 1e-20 * _mean_square(u, own)
+        explained[name] = 0.0 if constant else 1 - _mean_square(u - fitted[:, s], own) / size
+        gram[s, s] = 0.0 if constant else own / size
+    return explained, gram
+
+
+# The block that helps most with its other parity, changed in every state.
+def _parity(
+    found: dict[str, float],
+    elements: list[Element],
+    ins: Bundle,
+    out: Bundle,
+    violation: Callable[[Element, Bundle, Bundle], float],
+) -> Parity | None:
+    improper = [g for g in elements if np.linalg.det(g.matrix) < 0]
+    worst, tried = max((found[g.name] for g in improper), default=0.0), []
+    for name, block in zip(out.names, out.blocks, strict=True) if worst > THRESHOLD else ():
+        line = out.base.dim == 1 and block.kind == "vector"  # there it changes sign like any other
+        kind = "scalar" if line else OPPOSITE.get(block.kind)
+        if kind is not None:
+            pair = [_retyped(b, {n for n in b.names if _root(n, out) == name}, kind)
+                    for b in (ins, out)]  # fmt: skip
+            better = {g.name: violation(g, *pair) for g in improper}
+            tried.append(Parity(str(block), str(replace(block, kind=kind)), better))
+    best = min(tried, key=lambda p: max(p.violation.values()), default=None)
+    helps = best is not None and FACTOR * max(best.violation.values()) <= worst
+    return best if helps else None
+
+
+def _retyped(bundle: Bundle, names: set[str], kind: str) -> Bundle:
+    blocks = [
+        str(replace(b, kind=kind) if n in names else b)
+        for n, b in zip(bundle.names, bundle.blocks, strict=True)
+    ]
+    return Bundle(bundle.base, " + ".join(blocks), bundle.representation.group)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.action import act, act_infinitesimal
+from fieldsym.action import act
 from fieldsym.group import Element, Generator, Group, so
 from fieldsym.manifold import Region
 from fieldsym.symmetry.evaluate_parts import Probe, Ruler, compare, lie_defect, windowed
@@ -155,6 +155,8 @@ def _finite_batch(setup: Setup, probe: Probe, s: slice, found: Finite) -> None:
             continue
         first, second = compare(probe, row, *(seen if row.windowed else plain))
         weights = outs.weights(setup.device, [row.element] if row.kind != "rotation" else [])
+        if not weights.any():  # no point is valid before and after
+            continue
         found.defect[i, s] = _array(outs.ratio(first - second, second, weights))
         if target is None or row.windowed:
             continue
@@ -198,15 +200,21 @@ def lie_pass(setup: Setup, probe: Probe, most: int | None = None) -> Array:
 
 
 def scale_of(setup: Setup, xi: Generator) -> tuple[float, str]:
-    """The natural step along a generator, and its name."""
+    """The natural step along a generator, and its name.
+
+    A radian, or the correlation length ‖x − mean‖ / ‖∂x‖ of the input, with the mean square of ∂x
+    over the periodic axes.
+    """
     if xi.matrix.any():
         return 1.0, "radian"
-    ruler = setup.probe.ins
+    ruler, base = setup.probe.ins, setup.probe.ins.bundle.base
     u = setup.take(setup.x, slice(REFERENCE_SAMPLES))
     weights = ruler.weights(setup.device)
-    slope = ruler.norm(act_infinitesimal(xi, u, ruler.bundle), weights).square().sum()
+    axes = [axis for axis, wraps in enumerate(base.periodic) if wraps]
+    slopes = [ruler.norm(base.derivative(u, axis), weights).square().sum() for axis in axes]
     size = ruler.norm(ruler.fluctuation(u, weights), weights).square().sum()
-    return float((size / slope.clamp_min(1e-300)).sqrt()), "correlation length"
+    slope = torch.stack(slopes).mean().clamp_min(torch.finfo(torch.float64).tiny)
+    return float((size / slope).sqrt()), "correlation length"
 
 
 def curve_region(ruler: Ruler) -> Region | None:

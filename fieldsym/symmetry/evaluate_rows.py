@@ -6,8 +6,8 @@
 ...     print(row.label, "|", row.kind)
 rotation 180° | point
 shift 5 cells along x | shift
+shift 5 cells along y | shift
 shift 1/2 cell along x | fractional shift
-shift 0.3 cell along x | fractional shift
 
 To add a row: extend ``element_rows``.
 """
@@ -26,6 +26,7 @@ from fieldsym.errors import GridError, GroupError
 from fieldsym.group import AXES, Element, Generator, Group, trivial
 from fieldsym.manifold import Manifold, Region
 
+KINDS = ("point", "shift", "fractional shift", "rotation")
 ANGLES = (30.0, 45.0)  # degrees: rotations that are not maps of the lattice
 
 
@@ -107,7 +108,8 @@ def element_rows(group: Group, base: Manifold, grid: Sequence[int]) -> list[Row]
             rows += _shift_rows(xi, base, grid, cells)
         elif _is_rotation(xi):
             rows += [Row(g.name, g, "rotation") for g in (turned(xi, a) for a in ANGLES)]
-    return list({row.element.key: row for row in rows}.values())
+    distinct = {row.element.key: row for row in rows}.values()
+    return sorted(distinct, key=lambda row: KINDS.index(row.kind))
 
 
 def _shift_rows(xi: Generator, base: Manifold, grid: Sequence[int], cells: int) -> list[Row]:
