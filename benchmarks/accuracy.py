@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py                 # both tables, three seeds; about 40 minutes
     python benchmarks/accuracy.py --seeds 1 --data isotropic
 
-200 training trajectories on 64², five intervals of 4 time units each, viscosity 1e-4. Four operators
+200 training trajectories on 64², five intervals of 4 time units, viscosity 1e-4. Four operators
 of one width, trained on the same windows for the same epochs: plain FNO, plain FNO with random D4
 augmentation, the plain FNO averaged over D4 at test time, and the D4 FNO. Errors are relative L2,
 one step ahead (as it is, rotated, reflected) and after a rollout of 10.
