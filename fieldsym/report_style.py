@@ -66,8 +66,8 @@ dd { margin: 0; }
 @page { size: A4 landscape; margin: 12mm; }
 @media print { body { background: #fff; font-size: 11px; } main { padding: 0; max-width: none; }
   section, .card, figure, tr { break-inside: avoid; } .wide { overflow: visible; }
-  section:not(.cards), .card { padding: 10px 12px; } .compare td, .compare tbody th { font-size: 10px;
-  padding: 3px 6px; }
+  section:not(.cards), .card { padding: 10px 12px; }
+  .compare td, .compare tbody th { font-size: 10px; padding: 3px 6px; }
   .chip { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 """
 

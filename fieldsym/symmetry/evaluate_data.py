@@ -36,7 +36,7 @@ __all__ = ["DataViolation", "data_violation"]
 
 MOST_CHANNELS, MOST_FACTORS = 6, 20  # of the products; ψ gives way first
 MOST_POINTS, MOST_SAMPLES, MOST_PER_AXIS = 20_000, 128, 48
-RIDGE = 1e-6  # relative to the mean square of a term
+RIDGE = 1e-4  # of the mean square of a term; near balances (div u = 0) need that much
 THRESHOLD, LEAST_EXPLAINED, FACTOR = 0.3, 0.2, 2.0
 OPPOSITE = {"scalar": "pseudoscalar", "pseudoscalar": "scalar",
             "vector": "axial vector", "axial vector": "vector"}  # fmt: skip
@@ -156,11 +156,12 @@ def data_violation(
     """
     mask, elements = _checked(x, y, group, in_bundle, out_bundle, mask)
     changes = in_bundle.blocks[: len(out_bundle.blocks)] == out_bundle.blocks
-    channels, streams = _ingredients(in_bundle, out_bundle, changes, mask)
+    spectral = all(in_bundle.base.periodic) and bool(mask.all())
+    channels, streams = _ingredients(in_bundle, out_bundle, changes, spectral)
     jets, values = [], []
-    for u, v, points in _draw(x, y, mask, in_bundle.base):
+    for u, v, points in _draw(x, y, mask, in_bundle.base, spectral):
         psi = _inverse_laplacian(u[streams], in_bundle.base) if streams else u[streams]
-        jets.append(_jet(torch.cat([u[channels], psi]), in_bundle.base, points, mask))
+        jets.append(_jet(torch.cat([u[channels], psi]), in_bundle.base, points, spectral))
         values.append(_at(v - u[: len(v)] if changes else v, points))
     (learn, test), (target, value) = _halves(jets), (torch.cat(values[i::2]) for i in (0, 1))
     fit = _regression(learn.library(), target)
@@ -244,28 +245,21 @@ def _checked(
     return mask, [g for g in group.components if not g.is_identity]
 
 
-# On a torus without gaps derivatives are spectral, and there is an inverse Laplacian.
-def _spectral(base: Manifold, mask: Tensor) -> bool:
-    return all(base.periodic) and bool(mask.all())
-
-
-# Channels of the library, and those it has ψ of: the latest state alone.
+# Channels of the library, and those it has ψ of: whole copies, the latest state alone.
 def _ingredients(
-    ins: Bundle, out: Bundle, changes: bool, mask: Tensor
+    ins: Bundle, out: Bundle, changes: bool, spectral: bool
 ) -> tuple[list[int], list[int]]:
-    latest = [n for n in ins.names if not changes or _root(n, out) == n]
-    channels = _whole_copies(ins, latest, MOST_CHANNELS)
-    room = MOST_FACTORS // (1 + ins.base.dim) - len(channels)
-    return channels, _whole_copies(ins, latest, room * _spectral(ins.base, mask))
-
-
-def _whole_copies(bundle: Bundle, names: list[str], room: int) -> list[int]:
-    chosen: list[int] = []
-    for name, block in zip(bundle.names, bundle.blocks, strict=True):
-        size = block.size // block.copies
-        fit = max(0, room - len(chosen)) // size * size * (name in names)
-        chosen += range(bundle.channels)[bundle.slices[name]][:fit]
-    return chosen
+    channels: list[int] = []
+    streams: list[int] = []
+    most = MOST_CHANNELS
+    for chosen in (channels, streams):
+        for name, block in zip(ins.names, ins.blocks, strict=True):
+            size = block.size // block.copies
+            room = max(0, most - len(chosen)) // size * size
+            if not changes or _root(name, out) == name:
+                chosen += range(ins.channels)[ins.slices[name]][:room]
+        most = (MOST_FACTORS // (1 + ins.base.dim) - len(channels)) * spectral
+    return channels, streams
 
 
 # The block of the output that a block of the input is an earlier copy of (u for u_1), or itself.
@@ -276,14 +270,15 @@ def _root(name: str, out: Bundle) -> str:
 
 # Some samples, evenly spaced, in float64, with random points where derivatives are known.
 def _draw(
-    x: Tensor, y: Tensor, mask: Tensor, base: Manifold
+    x: Tensor, y: Tensor, mask: Tensor, base: Manifold, spectral: bool
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     most = min(len(x), MOST_SAMPLES, max(8, 2**22 // mask.numel()))
     generator = torch.Generator().manual_seed(0)
-    spectral, inside = _spectral(base, mask), _interior(mask, base)
+    inside = _interior(mask, base)
     for i in np.linspace(0, len(x) - 1, most).round().astype(int):
-        pair = [torch.where(mask, w[i].detach().cpu().double(), 0.0) for w in (x, y)]
-        u, v = (_coarse(w, base.dim) if spectral else w for w in pair)
+        u, v = (torch.where(mask, w[i].detach().cpu().double(), 0.0) for w in (x, y))
+        if spectral:
+            u, v = _coarse(u, base.dim), _coarse(v, base.dim)
         known = torch.arange(u[0].numel()) if spectral else inside
         chosen = torch.randperm(len(known), generator=generator)[: -(-MOST_POINTS // most)]
         yield u, v, known[chosen]
@@ -317,8 +312,8 @@ def _at(u: Tensor, points: Tensor) -> Tensor:
     return u.flatten(1)[:, points].T
 
 
-def _jet(u: Tensor, base: Manifold, points: Tensor, mask: Tensor) -> Jet:
-    d, h, spectral = base.dim, base.spacing(u.shape[1:]), _spectral(base, mask)
+def _jet(u: Tensor, base: Manifold, points: Tensor, spectral: bool) -> Jet:
+    d, h = base.dim, base.spacing(u.shape[1:])
 
     def slope(v: Tensor, i: int) -> Tensor:
         if spectral:

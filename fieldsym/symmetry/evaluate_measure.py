@@ -154,6 +154,8 @@ def _finite_batch(setup: Setup, probe: Probe, s: slice, found: Finite) -> None:
         if not setup.can_measure(row.kind):
             continue
         first, second = compare(probe, row, *(seen if row.windowed else plain))
+        if target is not None and row.kind == "point":
+            aligned.append(act(row.element.inverse, first, outs.bundle))
         weights = outs.weights(setup.device, [row.element] if row.kind != "rotation" else [])
         if not weights.any():  # no point is valid before and after
             continue
@@ -162,8 +164,6 @@ def _finite_batch(setup: Setup, probe: Probe, s: slice, found: Finite) -> None:
             continue
         moved = act(row.element, target, outs.bundle)
         found.transformed[i, s] = _array(_relative(outs, first, moved, weights))
-        if row.kind == "point":
-            aligned.append(act(row.element.inverse, first, outs.bundle))
     if target is not None:
         found.gram += _gram(outs, [v - target for v in aligned], setup)
 
