@@ -14,7 +14,7 @@ from dataclasses import fields as entries
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fieldsym.config import TrainConfig
+from fieldsym.config import TrainConfig, listed
 from fieldsym.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def inspect(
     data: list[str],
     variables: str | None = None,
     types: str | None = None,
+    levels: str | None = None,
 ) -> None:
     """Say what a file holds: types, axes, missing values, and which groups act on its grid.
 
@@ -62,12 +63,13 @@ def inspect(
         data: files, or a quoted glob
         variables: names separated by commas; default every field on the grid
         types: what the file does not say: "vector u = uwnd, vwnd; pseudoscalar w = vorticity"
+        levels: levels of a vertical axis to keep, separated by commas: "500, 850"
     """
     from fieldsym.data.inspect import inspect as look
 
     with console.status("reading"):
-        text = look(_source(data), variables=variables, types=types).text
-    _stdout(text)
+        found = look(_source(data), variables=variables, types=types, levels=listed(levels))
+    _stdout(found.text)
 
 
 def simulate(
@@ -142,7 +144,12 @@ def train(
 
     config = TrainConfig(**{e.name: options[e.name] for e in entries(TrainConfig)})
     with console.status("reading"):
-        fields = open_fields(_source(data), variables=config.variables, types=config.types)
+        fields = open_fields(
+            _source(data),
+            variables=config.variables,
+            types=config.types,
+            levels=listed(config.levels),
+        )
     console.print(f"read {fields}", markup=False)
     _warn_of_violations(fields, config)
     models = {"model": _fit(console, fields, config, out, resume)}

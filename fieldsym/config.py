@@ -22,6 +22,8 @@ class TrainConfig:
         variables of the file, separated by commas; default every field on the grid
     types : str
         what the file does not say: "vector u = uwnd, vwnd; pseudoscalar w = vorticity"
+    levels : str
+        levels of a vertical axis to keep, separated by commas: "500, 850"
     group : str
         symmetry to enforce: "none", "cyclic(4)", "dihedral(4)", "dihedral(2)", …
     n_modes : int
@@ -62,6 +64,7 @@ class TrainConfig:
 
     variables: str | None = None
     types: str | None = None
+    levels: str | None = None
     group: str = "none"
     n_modes: int = 17
     hidden_channels: int = 32
@@ -108,3 +111,14 @@ class TrainConfig:
         if unknown:
             raise DataError(f"Unknown configuration entries {sorted(unknown)}.")
         return cls(**entries)  # type: ignore[arg-type]
+
+
+def listed(text: object) -> list[str] | None:
+    """The entries of a text separated by commas.
+
+    Examples
+    --------
+    >>> listed("500, 850"), listed(None)
+    (['500', '850'], None)
+    """
+    return None if text is None else [part.strip() for part in str(text).split(",")]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.config import TrainConfig
+from fieldsym.config import TrainConfig, listed
 from fieldsym.data.fields import Fields, open_fields
 from fieldsym.data.steps import is_date, step_lengths
 from fieldsym.data.windows import Windows
@@ -161,6 +161,7 @@ def open_like(
         source,
         variables=variables or training.get("variables"),
         types=types or training.get("types"),
+        levels=listed(training.get("levels")),
     )
     if fields.bundle != model.out_bundle:
         raise DataError(
@@ -182,7 +183,7 @@ def future_times(time: np.ndarray, lead: int, steps: int) -> np.ndarray:
 
     Examples
     --------
-    >>> time = np.array(["2001-10-16", "2001-11-16"], "datetime64[s]")
+    >>> time = np.array(["2001-09-16", "2001-10-16", "2001-11-16"], "datetime64[s]")
     >>> [str(t)[:10] for t in future_times(time, 1, 2)]
     ['2001-12-16', '2002-01-16']
     """

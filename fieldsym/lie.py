@@ -40,7 +40,8 @@ def lie_derivative(
     (L_ξ F)(u) = DF(u)[ξ·u] − ξ·F(u); zero for all u iff F commutes with exp(tξ).
 
     A rotation does not act on a torus or box: for one, give a ``region``. The derivative is then
-    taken at the windowed field (so that ξ·u has no seam) and returned inside the region.
+    taken at the windowed field (so that ξ·u has no seam) and returned inside the region; on a base
+    with open edges it is returned times the window.
 
     Parameters
     ----------
@@ -79,8 +80,16 @@ def lie_derivative(
     moved = act_infinitesimal(xi, u, in_bundle)
     value, pushed = torch.func.jvp(F, (u,), (moved,))[:2]
     out_bundle.check(value, "The output bundle of lie_derivative")
-    defect = pushed - act_infinitesimal(xi, value, out_bundle)
-    return defect if region is None else defect * region.mask(out_bundle.grid(value), u.device)
+    if region is None:
+        return pushed - act_infinitesimal(xi, value, out_bundle)
+    inside = region.mask(out_bundle.grid(value), u.device)
+    if all(out_bundle.base.periodic):
+        return (pushed - act_infinitesimal(xi, value, out_bundle)) * inside
+    # no spectral derivative across an open edge: w ξ·v = ξ·(w v) − (ξ·w) v
+    window = region.window(out_bundle.grid(value), u.dtype, u.device)
+    slope = act_infinitesimal(xi, window[None], Bundle(out_bundle.base, "scalar"))
+    moved = act_infinitesimal(xi, window * value, out_bundle) - slope * value
+    return (window * pushed - moved) * inside
 
 
 def infinitesimal_defect(
@@ -114,13 +123,15 @@ def infinitesimal_defect(
     >>> bool(twice < 1e-12)
     True
     """  # noqa: E501
-    defect = lie_derivative(F, xi, u, in_bundle, out_bundle, region=region).double()
+    defect = lie_derivative(F, xi, u, in_bundle, out_bundle, region=region).detach().double()
     if region is not None:
         u = u * region.window(in_bundle.grid(u), u.dtype, u.device)
     value = F(u).detach().double()
     weights = out_bundle.base.weights(out_bundle.grid(value), u.device)
     if region is not None:
         weights = weights * region.mask(out_bundle.grid(value), u.device)
+        if not all(out_bundle.base.periodic):  # the derivative is windowed there, see above
+            value = value * region.window(out_bundle.grid(value), device=u.device)
     return _ratio(defect, value, out_bundle, weights)
 
 

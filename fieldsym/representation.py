@@ -211,7 +211,8 @@ class Representation:
             return KINDS[kind].rho(g.matrix)
         group = self._finite_group()
         permutation = np.zeros((group.order, group.order))
-        permutation[group.table[group.index(g)], np.arange(group.order)] = 1.0
+        point = Element(g.matrix)  # a shift moves no fibre
+        permutation[group.table[group.index(point)], np.arange(group.order)] = 1.0
         return permutation
 
     def kind_drho(self, kind: str, xi: Generator) -> Array:

@@ -85,7 +85,7 @@ class DataViolation:
         messages = self._messages(threshold)
         if self.explained < LEAST_EXPLAINED or not messages:
             return ""
-        more = [f"{len(messages) - 3} more elements likewise."] if len(messages) > 3 else []
+        more = [f"and {len(messages) - 3} more likewise."] if len(messages) > 3 else []
         return " ".join(["The data lack the declared symmetry:", *messages[:3], *more])
 
     def _messages(self, threshold: float) -> list[str]:
@@ -163,8 +163,8 @@ def data_violation(
         psi = _inverse_laplacian(u[streams], in_bundle.base) if streams else u[streams]
         jets.append(_jet(torch.cat([u[channels], psi]), in_bundle.base, points, spectral))
         values.append(_at(v - u[: len(v)] if changes else v, points))
-    (learn, test), (target, value) = _halves(jets), (torch.cat(values[i::2]) for i in (0, 1))
-    fit = _regression(learn.library(), target)
+    test, value = _joined(jets[1::2]), torch.cat(values[1::2])
+    fit = _regression(_joined(jets[::2]).library(), torch.cat(values[::2]))
     fitted, other = (test.library() @ w for w in (fit, _regression(test.library(), value)))
     explained, gram = _explained(fitted, value, out_bundle)
     size = _mean_square(fitted if changes else fitted - fitted.mean(0), gram)
@@ -334,8 +334,8 @@ def _inverse_laplacian(u: Tensor, base: Manifold) -> Tensor:
     return torch.fft.irfftn(torch.fft.rfftn(u, dim=axes) * green, s=grid, dim=axes)
 
 
-def _halves(jets: list[Jet]) -> list[Jet]:
-    return [Jet(*map(torch.cat, zip(*jets[i::2], strict=True))) for i in (0, 1)]
+def _joined(jets: list[Jet]) -> Jet:
+    return Jet(*map(torch.cat, zip(*jets, strict=True)))
 
 
 def _regression(terms: Tensor, value: Tensor) -> Tensor:
