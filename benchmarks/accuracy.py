@@ -128,14 +128,14 @@ def one_run(task: tuple[str, str, int, str]) -> tuple[str, str, int, dict, int]:
     return kind, name, seed, found, real_parameters(model)
 
 
-def make_data(kind: str, folder: Path) -> None:
-    for part, count, steps, seed in (
-        ("train", TRAIN + VALID, TRAIN_STEPS, 1),
-        ("test", TEST, ROLLOUT, 2),
-    ):
-        path = folder / f"{kind}_{part}.pt"
-        if not path.exists():
-            torch.save(trajectories(kind, count, steps, seed), path)
+def make_data(task: tuple[str, str, str]) -> None:
+    """Simulate one part of one kind of data; a process of its own, on one thread."""
+    kind, part, folder = task
+    torch.set_num_threads(1)
+    path = Path(folder) / f"{kind}_{part}.pt"
+    size = {"train": (TRAIN + VALID, TRAIN_STEPS, 1), "test": (TEST, ROLLOUT, 2)}[part]
+    if not path.exists():
+        torch.save(trajectories(kind, *size), path)
 
 
 def summary(kind: str, results: list[tuple[str, str, int, dict, int]]) -> None:
@@ -176,8 +176,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fieldsym-accuracy-"))
     folder.mkdir(parents=True, exist_ok=True)
-    for kind in options.data:
-        make_data(kind, folder)
+    parts = [(kind, part, str(folder)) for kind in options.data for part in ("train", "test")]
     tasks = [
         (kind, name, seed, str(folder))
         for kind in options.data
@@ -186,6 +185,7 @@ def main() -> None:
     ]
     workers = os.cpu_count() or 1
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        list(pool.map(make_data, parts))
         results = list(pool.map(one_run, tasks))
     for kind in options.data:
         summary(kind, [r for r in results if r[0] == kind])

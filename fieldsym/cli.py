@@ -377,7 +377,7 @@ def _warn_of_violations(fields: Fields, config: TrainConfig) -> None:
 def _save_scores(
     table: dict[str, dict[str, float]], models: dict[str, Surrogate], out: Path
 ) -> None:
-    from fieldsym.forecast import save_json
+    from fieldsym.surrogate import save_json
 
     sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in models.items()}
     save_json({"scores": table, "parameters": sizes}, out / "scores.json")

@@ -11,6 +11,11 @@ from dataclasses import asdict, dataclass, fields
 
 from fieldsym.errors import DataError
 
+POSITIVE = (
+    *("epochs", "batch_size", "learning_rate", "patience", "hidden_channels", "n_layers"),
+    *("history", "lead", "horizon", "train", "valid", "devices"),
+)
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -85,9 +90,14 @@ class TrainConfig:
     devices: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "patience", "n_layers", "devices"):
-            if getattr(self, name) <= 0:
+        for name in POSITIVE:
+            if not getattr(self, name) > 0:
                 raise DataError(f"{name} must be positive; got {getattr(self, name)}.")
+        if self.train + self.valid > 1 - 1e-9:
+            raise DataError(
+                f"train and valid must leave a test part; got {self.train} and {self.valid}, with "
+                "a sum of 1 or more."
+            )
         if self.history > 1 and self.lead > 1 and self.horizon > 1:
             raise DataError(
                 "With a history and a lead of several steps a forecast cannot be fed back; "

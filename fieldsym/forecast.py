@@ -5,7 +5,6 @@ Errors are in physical units (root mean square of the fibre norm) and relative t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -206,11 +205,3 @@ def _later(date: Any, months: int) -> Any:
         return (month + months).astype(date.dtype) + inside
     total = date.year * 12 + date.month - 1 + months
     return date.replace(year=total // 12, month=total % 12 + 1, day=min(date.day, 28))
-
-
-def save_json(content: object, path: Path) -> None:
-    """Write JSON under a temporary name that replaces the file when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(path)

@@ -19,9 +19,11 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +108,8 @@ class Surrogate(nn.Module):
         x = z
         if mask is not None:
             x = torch.cat([z, mask.to(z).expand(len(z), 1, *mask.shape)], 1)
-        y = z[:, : self.out_bundle.channels] + self.operator(x)
+        parameter = next(self.operator.parameters())
+        y = z[:, : self.out_bundle.channels] + self.operator(x.to(parameter.dtype)).to(z)
         return y if mask is None else y * mask.to(y)
 
     def rollout(self, u: Tensor, steps: int) -> Tensor:
@@ -182,14 +185,15 @@ class Surrogate(nn.Module):
         base = base_from_json(json.dumps(config["base"]))
         bundle = Bundle(base, config["types"])
         operator = dict(config["operator"])
-        model = cls(
-            Normaliser.from_dict(config["normaliser"], bundle),
-            named(operator.pop("group"), base.dim),
-            history=config["history"],
-            lead=config["lead"],
-            notes=config["notes"],
-            **operator,
-        )
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are not used
+            model = cls(
+                Normaliser.from_dict(config["normaliser"], bundle),
+                named(operator.pop("group"), base.dim),
+                history=config["history"],
+                lead=config["lead"],
+                notes=config["notes"],
+                **operator,
+            )
         model.restore(content["state_dict"], path)
         return model
 
@@ -212,11 +216,23 @@ class Surrogate(nn.Module):
 
 def save_atomically(content: Mapping[str, object], path: Path) -> None:
     """``torch.save`` under a temporary name that replaces the file when complete."""
+    with _replacing(path) as file:
+        torch.save(dict(content), file)
+
+
+def save_json(content: object, path: Path) -> None:
+    """Write JSON under a temporary name that replaces the file when complete."""
+    with _replacing(path) as file:
+        file.write(json.dumps(content, indent=1).encode())
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(dict(content), file)
+            yield file
         Path(part).chmod(0o644)
         Path(part).replace(path)
     finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fieldsym.action import act
 from fieldsym.bundle import Bundle
 from fieldsym.config import TrainConfig
 from fieldsym.data.augment import RandomAction
@@ -28,14 +30,15 @@ from fieldsym.data.normalise import Normaliser
 from fieldsym.data.steps import describe_step
 from fieldsym.data.windows import Windows, split
 from fieldsym.errors import DataError
-from fieldsym.group import named
-from fieldsym.surrogate import Surrogate, read_checkpoint
+from fieldsym.group import Group, named
+from fieldsym.surrogate import Surrogate, read_checkpoint, save_json
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 Progress = Callable[[int, int, dict[str, float]], None]
-BEST, LAST = "best.pt", "last.pt"
+BEST, LAST, CURVE = "best.pt", "last.pt", "curve.json"
+SMALLEST = 1e-7
 
 
 @dataclass
@@ -59,6 +62,9 @@ def relative_error(bundle: Bundle, prediction: Tensor, target: Tensor, weights: 
     bundle : of both fields
     weights : quadrature weights (*grid), zero outside the mask
 
+    The smallest size is that of a field of 10⁻⁷: at rest and at a perfect forecast the error and
+    its gradient are finite.
+
     Examples
     --------
     >>> import torch, fieldsym as fs
@@ -70,29 +76,35 @@ def relative_error(bundle: Bundle, prediction: Tensor, target: Tensor, weights: 
     axes = tuple(range(-bundle.base.dim, 0))
     error = (bundle.squared_norm(prediction - target) * weights).sum(axes)
     size = (bundle.squared_norm(target) * weights).sum(axes)
-    return (error / size.clamp_min(torch.finfo(size.dtype).tiny)).sqrt()
+    size = size.clamp_min(SMALLEST**2 * float(weights.sum()))
+    # the slope of a square root is infinite at 0
+    return (error / size).clamp_min(torch.finfo(size.dtype).tiny).sqrt()
 
 
 def build(fields: Fields, config: TrainConfig) -> Surrogate:
     """The untrained surrogate of a configuration, normalised to the training part of the fields."""
-    torch.manual_seed(config.seed)
-    dim = fields.bundle.base.dim
-    return Surrogate(
-        Normaliser.fit(fields),
-        named(config.group, dim),
-        n_modes=config.n_modes,
-        hidden_channels=config.hidden_channels,
-        n_layers=config.n_layers,
-        positional_embedding=config.positional_embedding,
-        history=config.history,
-        lead=config.lead,
-        notes={
-            "training": config.to_dict(),
-            "source": fields.source,
-            "grid": list(fields.grid),
-            "step": describe_step(fields.time),
-        },
-    )
+    base = fields.bundle.base
+    group = named(config.group, base.dim)
+    if group.is_finite:
+        group.check(base, fields.grid)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Surrogate(
+            Normaliser.fit(fields),
+            group,
+            n_modes=config.n_modes,
+            hidden_channels=config.hidden_channels,
+            n_layers=config.n_layers,
+            positional_embedding=config.positional_embedding,
+            history=config.history,
+            lead=config.lead,
+            notes={
+                "training": config.to_dict(),
+                "source": fields.source,
+                "grid": list(fields.grid),
+                "step": describe_step(fields.time),
+            },
+        )
 
 
 def parts(fields: Fields, config: TrainConfig) -> tuple[Fields, Fields, Fields]:
@@ -128,18 +140,16 @@ def train(
     DataError   if a part of the split is empty, the folder holds another run, or the loss is not
         finite; GroupError and GridError as for :class:`fieldsym.FNO`.
     """
-    from lightning.fabric import Fabric
-
     out = Path(out)
     _check_folder(out, config, resume=resume)
     learn, check, _ = parts(fields, config)
     model = build(learn, config)
     trainer = _Trainer(model, learn, check, config)
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices)
-    fabric.launch()
+    fabric = _fabric(config)
     trainer.setup(fabric)
     if resume and (out / LAST).exists():
         trainer.restore(out / LAST)
+    _check_writable(out)
     while not trainer.finished:
         errors = trainer.epoch()
         if fabric.is_global_zero:
@@ -149,8 +159,30 @@ def train(
     return Surrogate.load(out / BEST).eval()
 
 
+def _fabric(config: TrainConfig) -> Fabric:
+    from lightning.fabric import Fabric
+
+    try:
+        fabric = Fabric(accelerator=config.accelerator, devices=config.devices)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise DataError(
+            f"accelerator={config.accelerator!r} with devices={config.devices} cannot be used "
+            f"here: {error}"
+        ) from error
+    fabric.launch()
+    return fabric
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise DataError(f"Cannot write to {out}: {error.strerror}. Give another --out.") from error
+
+
 def _check_folder(out: Path, config: TrainConfig, *, resume: bool) -> None:
-    if not (out / LAST).exists():
+    if not (out / LAST).exists() and (resume or not (out / BEST).exists()):
         return
     if not resume:
         raise DataError(
@@ -181,6 +213,7 @@ class _Trainer:
         steps = config.epochs * len(self.learn)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
         group = named(config.augment, learn.bundle.base.dim)
+        _check_augmentation(group, learn)
         targets = self.learn.windows.out_bundle
         self.augment = (
             RandomAction(group, model.in_bundle, targets, seed=config.seed)
@@ -255,15 +288,36 @@ class _Trainer:
             schedule=self.schedule.state_dict(),
             augment=None if self.augment is None else self.augment.generator.get_state(),
         )
+        save_json(self.run.curve, out / CURVE)
 
     def restore(self, path: Path) -> None:
         content = read_checkpoint(path)
+        fitted = self.model.normaliser.scale.clone()
         self.model.restore(content["state_dict"], path)
+        if not torch.allclose(fitted, self.model.normaliser.scale, rtol=1e-5, atol=0.0):
+            raise DataError(
+                f"{path} was trained on other data: their scales are "
+                f"{self.model.normaliser.scale.tolist()}, now {fitted.tolist()}. Give the same "
+                "data, or another folder."
+            )
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
         self.run = Run(**content["run"], curve=content["curve"])
         if self.augment is not None:
             self.augment.generator.set_state(content["augment"])
+
+
+def _check_augmentation(group: Group, fields: Fields) -> None:
+    group.check(fields.bundle.base, fields.grid)
+    if not group.is_finite or fields.mask is None:
+        return
+    valid, scalar = fields.mask[None].double(), Bundle(fields.bundle.base, "scalar")
+    moved = [g.name for g in group.elements if not torch.equal(act(g, valid, scalar), valid)]
+    if moved:
+        raise DataError(
+            f"augment='{group.name}' moves the mask of valid points (by {moved[0]}). Augment with "
+            "a group that keeps it, or with none."
+        )
 
 
 class Batches:

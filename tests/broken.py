@@ -1,4 +1,4 @@
-"""Saboteurs: implementations with one mistake each. Every law has at least one that must fail it."""
+"""Saboteurs: implementations with one mistake each. Every law has one that must fail it."""
 
 import copy
 from dataclasses import replace
@@ -103,7 +103,9 @@ def _with_types(change, *args):
     """A spectral layer built on orbit types that something is wrong with."""
 
     def types(group, n_modes):
-        return tuple(replace(t, **change(t)) for t in fs.operators.modes.mode_orbits(group, n_modes))
+        return tuple(
+            replace(t, **change(t)) for t in fs.operators.modes.mode_orbits(group, n_modes)
+        )
 
     with patch.object(spectral, "mode_orbits", types):
         return spectral.SpectralConv(*args)
@@ -217,7 +219,7 @@ def fno_with_sleeping_bias(in_bundle, out_bundle, **options):
 # Lie derivatives ----------------------------------------------------------------------------------
 
 
-def lie_derivative_without_output(F, xi, u, in_bundle, out_bundle):  # noqa: N803
+def lie_derivative_without_output(F, xi, u, in_bundle, out_bundle):
     """DF(u)[ξ·u] alone."""
     return torch.func.jvp(F, (u,), (fs.act_infinitesimal(xi, u, in_bundle),))[1]
 
@@ -229,7 +231,7 @@ def lie_of_symbol_with_wrong_sign(symbol, xi, drho_in, drho_out):
     return lie_of_symbol(symbol, xi, -drho_in, -drho_out)
 
 
-def defect_with_mean(F, g, u, in_bundle, out_bundle):  # noqa: N803
+def defect_with_mean(F, g, u, in_bundle, out_bundle):
     """The usual ratio, the mean of the output left in."""
     value = fs.act(g, F(u), out_bundle)
     error = F(fs.act(g, u, in_bundle)) - value

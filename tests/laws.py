@@ -391,7 +391,9 @@ def assert_dense(layer, group, grid, dtype, tol):
 def assert_same_at_any_resolution(layer, bundle, coarse, factor, tol):
     """A band-limited field sampled on a finer grid gives the same values on shared points."""
     fine = tuple(n * factor for n in coarse)
-    low, high = (fs.testing.random_section(bundle, grid, kmax=2, batch=2) for grid in (coarse, fine))
+    low, high = (
+        fs.testing.random_section(bundle, grid, kmax=2, batch=2) for grid in (coarse, fine)
+    )
     with torch.no_grad():
         shared = layer(high)[(..., *(slice(None, None, factor) for _ in coarse))]
         assert_close(shared, layer(low), tol)

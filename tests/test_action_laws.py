@@ -67,9 +67,7 @@ def test_saboteurs_fail_the_index_formula(act):
         laws.assert_index_formula(act, D4.elements, PLANE, (8, 8))
 
 
-@pytest.mark.parametrize(
-    "act", [broken.act_with_inverse_fibre, broken.act_with_inverse_points]
-)
+@pytest.mark.parametrize("act", [broken.act_with_inverse_fibre, broken.act_with_inverse_points])
 def test_saboteurs_fail_the_homomorphism(act):
     with pytest.raises(AssertionError):
         laws.assert_action(act, D4.elements, VECTOR, (8, 8), tol=1e-12)
@@ -89,9 +87,7 @@ def test_a_forcing_tells_the_centres_apart():
 # Covariance: scalar to vector paths ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("base", "grid"), [p for p in bases() if all(p.values[0].periodic)]
-)
+@pytest.mark.parametrize(("base", "grid"), [p for p in bases() if all(p.values[0].periodic)])
 def test_gradient_is_covariant(base, grid):
     laws.assert_gradient_covariant(fs.act, largest_group(base, grid), base, grid, 1e-13)
 
@@ -277,7 +273,12 @@ def test_generators_have_closed_forms(dtype, tol):
     drift = torch.tensor([0.2, -0.1], dtype=torch.float64).view(2, 1, 1)
     bell = torch.exp(-(x - c).square().sum(0) / (2 * s2))
     v = fs.Bundle(base, "vector u")
-    for matrix in ([[0, -1], [1, 0]], [[1, 0], [0, 1]], [[0, 1], [0, 0]], [[0.3, -0.2], [0.9, 1.1]]):
+    for matrix in (
+        [[0, -1], [1, 0]],
+        [[1, 0], [0, 1]],
+        [[0, 1], [0, 0]],
+        [[0.3, -0.2], [0.9, 1.1]],
+    ):
         a = torch.tensor(matrix, dtype=torch.float64)
         xi = fs.Generator("candidate", a.numpy(), np.array([0.2, -0.1]))
         speed = torch.einsum("ij,jxy->ixy", a, x) + drift
@@ -318,7 +319,8 @@ def test_saboteurs_fail_the_bracket():
             broken.infinitesimal_with_right_action, SE2.generators, p, WIDE_GRID, 1e-3
         )
     shear, stretch = (
-        fs.Generator("a", np.array(m), np.zeros(2)) for m in ([[0.0, 1], [0, 0]], [[1.0, 0], [0, 0]])
+        fs.Generator("a", np.array(m), np.zeros(2))
+        for m in ([[0.0, 1], [0, 0]], [[1.0, 0], [0, 0]])
     )
     with pytest.raises(AssertionError):
         laws.assert_brackets(

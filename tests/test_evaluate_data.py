@@ -297,6 +297,13 @@ def test_regular_blocks_permute():
     assert data_violation(x, scaled, c4, b, b).violation["rotation 90°"] > 1
 
 
+def test_blocks_too_wide_for_the_library_cannot_tell():
+    b = fs.Bundle(SQUARE, "regular h", D4)
+    x = states(b)
+    found = data_violation(x, x + x**2, D4, b, b)
+    assert (found.explained, found.violation, found.warning()) == (0.0, {}, "")
+
+
 # Groups, grids, masks -----------------------------------------------------------------------------
 
 

@@ -123,7 +123,7 @@ def test_components_have_distinct_determinants_or_are_elements(group):
 
 
 def test_names():
-    assert [g.name for g in groups.dihedral(4).elements][0] == "identity"
+    assert groups.dihedral(4).elements[0].name == "identity"
     assert {g.name for g in groups.dihedral(4).elements} == {
         "identity", "rotation 90°", "rotation 180°", "rotation 270°", "reflection x → −x",
         "reflection y → −y", "reflection x ↔ y", "reflection x ↔ −y",
@@ -136,8 +136,12 @@ def test_names():
     assert fs.Element(-np.eye(2), [0.25, 0]).name == "rotation 180° + shift (0.25, 0)"
     assert fs.Element(2 * np.eye(2)).name == "affine map"
     assert groups.dihedral(3).elements[-1].name.startswith("reflection in the line at")
-    assert [x.name for x in groups.so(3).generators] == ["rotation yz", "rotation zx", "rotation xy"]
-    assert [x.name for x in groups.e(2).generators][0] == "translation x"
+    assert [x.name for x in groups.so(3).generators] == [
+        "rotation yz",
+        "rotation zx",
+        "rotation xy",
+    ]
+    assert groups.e(2).generators[0].name == "translation x"
     assert repr(groups.dihedral(4, dim=3, axes=(1, 2))) == "dihedral(4, dim=3, axes=(1, 2))"
     assert repr(groups.octahedral().elements[0]) == "Element(identity)"
 

@@ -13,7 +13,7 @@ import fieldsym
 PACKAGE = Path(fieldsym.__file__).parent
 LAYERS = [
     "errors", "group manifold", "representation", "bundle", "action", "lie", "operators", "data",
-    "simulate", "symmetry testing", "surrogate report config", "train", "forecast evaluation",
+    "simulate", "symmetry testing", "surrogate report config", "train", "forecast", "evaluation",
     "demo", "cli",
 ]  # fmt: skip
 RANK = {name: i for i, row in enumerate(LAYERS) for name in row.split()}

@@ -71,7 +71,7 @@ def test_heat_commutes_with_rotations_and_translations():
 
 @pytest.mark.parametrize("bundle", [P, PV], ids=["scalar", "flow"])
 def test_advection_has_a_known_lie_derivative(bundle):
-    """F(u)(x) = u(x − cT): translations give zero, a rotation T (J c)·∇F(u), a stretch T (A c)·∇F(u).
+    """F(u)(x) = u(x − cT): translations give zero, a matrix A gives T (A c)·∇F(u).
 
     The fibres are carried along unchanged, so dρ drops out.
     """
@@ -99,7 +99,7 @@ def test_squares_and_sources_have_known_lie_derivatives():
 
 
 def test_differential_operators_between_types():
-    """The gradient commutes with the plane's motions as scalar to vector; as two scalars it does not.
+    """The gradient commutes with motions as scalar to vector; as two scalars it does not.
 
     A stretch ξ = 1 multiplies it by 1 (from dρ) + 1 (from a derivative): weight minus two.
     """
@@ -118,9 +118,7 @@ def test_differential_operators_between_types():
         - fs.act_infinitesimal(ROTATION, gradient(u), two),
         1e-8,
     )
-    laws.assert_close(
-        fs.lie_derivative(gradient, CANDIDATES[1], u, P, V), -2 * gradient(u), 1e-8
-    )
+    laws.assert_close(fs.lie_derivative(gradient, CANDIDATES[1], u, P, V), -2 * gradient(u), 1e-8)
 
 
 def test_region_windows_the_input_and_masks_the_result(dtype):
@@ -280,7 +278,7 @@ def test_lie_derivatives_commute_to_brackets():
     operator = laws.convolution(flow_to_flow, PLANE, GRID)
     u = laws.blobs(PV, GRID, width=0.05)
 
-    def lie(F, xi):  # noqa: N803
+    def lie(F, xi):
         return lambda v: fs.lie_derivative(F, xi, v, PV, PV)
 
     for xi, eta in ((ROTATION, CANDIDATES[2]), (ROTATION, TX), (CANDIDATES[3], CANDIDATES[4])):
@@ -299,7 +297,7 @@ def test_lie_derivative_is_bilinear():
     first, second = network(PV, V).double(), network(PV, V).double()
     u = laws.blobs(PV, (24, 30), width=0.09)
 
-    def lie(F, xi):  # noqa: N803
+    def lie(F, xi):
         return fs.lie_derivative(F, xi, u, PV, V)
 
     both = lie(lambda v: 2 * first(v) - 3 * second(v), ROTATION)
@@ -364,7 +362,7 @@ def test_defects_know_no_units_and_no_offset():
 
 
 def test_defects_know_no_units_of_length():
-    """The same array on a base in metres and in kilometres: equal per radian, per unit for shifts."""
+    """The same array in metres and in kilometres: equal per radian, per unit for shifts."""
     u = laws.blobs(PV, GRID, width=0.05)[None]
     results = []
     for unit in (1.0, 1000.0):

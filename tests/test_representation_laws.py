@@ -93,7 +93,9 @@ def test_saboteurs_of_representations():
 
 def test_tensor_norms_count_the_off_diagonal_twice():
     bundle = fs.Bundle(SQUARE, "symmetric tensor s + symmetric traceless tensor t")
-    assert torch.equal(bundle.representation.gram.diagonal(), torch.tensor([1.0, 1, 2, 2, 2]).double())
+    assert torch.equal(
+        bundle.representation.gram.diagonal(), torch.tensor([1.0, 1, 2, 2, 2]).double()
+    )
     u = torch.randn(5, 3, 4, dtype=torch.float64)
     full = laws.full_tensor(u[:3], 2, traceless=False)
     free = laws.full_tensor(u[3:], 2, traceless=True)

@@ -130,7 +130,9 @@ class Pointwise(nn.Module):
         constant = Representation("scalar", rep_in.dim)
         invariant = point_blocks(constant, rep_out, group)
         some = bias and any(len(basis) for _, _, basis in invariant)
-        self.bias = TypedWeight(1, invariant, 1, bound / math.sqrt(3)) if some else None
+        # Zero at first: constants that all group images share would drown outputs without a mean
+        # (pseudoscalars, vectors) in rounding.
+        self.bias = TypedWeight(1, invariant, 1, 0.0) if some else None
 
     def extra_repr(self) -> str:
         """What it maps to what."""

@@ -158,6 +158,8 @@ def data_violation(
     changes = in_bundle.blocks[: len(out_bundle.blocks)] == out_bundle.blocks
     spectral = all(in_bundle.base.periodic) and bool(mask.all())
     channels, streams = _ingredients(in_bundle, out_bundle, changes, spectral)
+    if not channels:  # every block is wider than the library
+        return DataViolation(0.0, dict.fromkeys(out_bundle.names, 0.0), {}, 0.0)
     jets, values = [], []
     for u, v, points in _draw(x, y, mask, in_bundle.base, spectral):
         psi = _inverse_laplacian(u[streams], in_bundle.base) if streams else u[streams]
