@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -181,21 +180,25 @@ class Surrogate(nn.Module):
         DataError   if the file is not a complete checkpoint of this format.
         """
         content = read_checkpoint(path)
-        config = json.loads(content["config"])
-        base = base_from_json(json.dumps(config["base"]))
-        bundle = Bundle(base, config["types"])
-        operator = dict(config["operator"])
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are not used
-            model = cls(
-                Normaliser.from_dict(config["normaliser"], bundle),
-                named(operator.pop("group"), base.dim),
-                history=config["history"],
-                lead=config["lead"],
-                notes=config["notes"],
-                **operator,
-            )
+        try:
+            model = cls._of(json.loads(content["config"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"The configuration in {path} is not that of a surrogate ({error}). It may come "
+                "from another version of fieldsym."
+            ) from error
         model.restore(content["state_dict"], path)
         return model
+
+    @classmethod
+    def _of(cls, config: Mapping[str, Any]) -> Surrogate:
+        base = base_from_json(json.dumps(config["base"]))
+        operator = dict(config["operator"])
+        normaliser = Normaliser.from_dict(config["normaliser"], Bundle(base, config["types"]))
+        group = named(operator.pop("group"), base.dim)
+        more = {name: config[name] for name in ("history", "lead", "notes")}
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are not used
+            return cls(normaliser, group, **more, **operator)
 
     def restore(self, state: Mapping[str, Tensor], path: str | Path) -> None:
         """Load the tensors of a checkpoint.
@@ -251,10 +254,10 @@ def read_checkpoint(path: str | Path) -> dict:
         raise DataError(f"There is no checkpoint {path}. Give the file that training wrote.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch raises errors of every kind at foreign bytes
+        reason = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise DataError(
-            f"{path} is not a complete checkpoint ({str(error).splitlines()[0][:80]}). Train "
-            "again, or take another copy."
+            f"{path} is not a complete checkpoint ({reason}). Train again, or take another copy."
         ) from error
     if not isinstance(content, dict) or not {"format", "config", "state_dict"} <= set(content):
         raise DataError(

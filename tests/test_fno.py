@@ -315,6 +315,8 @@ def test_jvp_matches_central_differences(norm):
     assert torch.allclose(value, model(u))
     slope = (model(u + 1e-5 * v) - model(u - 1e-5 * v)) / 2e-5
     laws.assert_close(pushed, slope, 1e-8)
+    _, twice = torch.autograd.functional.jvp(model, u, v)  # by two backward passes
+    laws.assert_close(pushed, twice, 1e-13)
 
 
 def test_vmap_over_a_batch_axis_is_a_loop():

@@ -417,3 +417,17 @@ def test_vanishing_outputs_give_zero_over_tiny_not_nan():
     u = torch.randn(2, 1, 8, 12)
     defect = fs.finite_defect(torch.zeros_like, groups.dihedral(1).elements[1], u, p, p)
     assert torch.equal(defect, torch.zeros(2, dtype=torch.float64))
+
+
+def test_an_open_base_gives_the_derivative_times_the_window(dtype):
+    """F(u) = u + x on a box: L = −ξ·x = X_x, which no periodic derivative could see."""
+    base = fs.Box((1.0, 1.2), location="node")
+    p, disk = fs.Bundle(base, "scalar p"), base.disk(0.4)
+    x, y = base.coordinates(GRID, dtype, centred=True)
+    u = fs.testing.random_section(p, GRID, dtype=dtype)
+    window = disk.window(GRID, dtype) * disk.mask(GRID)
+    tol = {torch.float32: 1e-4, torch.float64: 1e-5}[dtype]  # the window is 1e-7 at its edge
+    got = fs.lie_derivative(lambda v: v + x, ROTATION, u, p, p, region=disk)
+    laws.assert_close(got, (-y * window)[None, None], tol)
+    shear = fs.lie_derivative(lambda v: v + x * y, CANDIDATES[2], u, p, p, region=disk)
+    laws.assert_close(shear, (y * y * window)[None, None], tol)
