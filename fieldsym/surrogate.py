@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -253,6 +254,7 @@ def read_checkpoint(path: str | Path) -> dict:
     if not path.is_file():
         raise DataError(f"There is no checkpoint {path}. Give the file that training wrote.")
     try:
+        _check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of every kind at foreign bytes
         reason = (str(error) or type(error).__name__).splitlines()[0][:80]
@@ -269,3 +271,12 @@ def read_checkpoint(path: str | Path) -> dict:
             f"{path} has format {content['format']}; this version reads format {FORMAT}."
         )
     return content
+
+
+# torch.load does not look at the check sums of its archive: a damaged byte would be a wrong weight
+def _check_sums(path: Path) -> None:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise OSError(f"{damaged} is damaged")
