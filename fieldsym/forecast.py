@@ -6,6 +6,7 @@ Errors are in physical units (root mean square of the fibre norm) and relative t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fieldsym.config import TrainConfig, listed
 from fieldsym.data.fields import Fields, open_fields
-from fieldsym.data.steps import is_date, step_lengths
+from fieldsym.data.steps import breaks, day_of_month, describe_step, is_date, usual_step
 from fieldsym.data.windows import Windows
 from fieldsym.data.writers import to_xarray
 from fieldsym.errors import DataError
@@ -35,7 +36,7 @@ def climatology(fields: Fields, time: np.ndarray) -> Tensor:
     time : times to give the mean for
     """
     values = fields.values if fields.has_samples else fields.values[None]
-    if is_date(fields.time) and step_lengths(fields.time)[1] == "month":
+    if usual_step(fields.time)[1] == "month":
         own, asked = _month(fields.time), _month(time)
         if set(asked.tolist()) <= set(own.tolist()):
             months = {m: values[:, own == m].mean((0, 1)) for m in set(asked.tolist())}
@@ -133,12 +134,33 @@ def forecast_dataset(
         raise DataError(
             f"The surrogate needs {model.history} steps of history; the data have {fields.steps}."
         )
+    step = _step(model, fields.time)
     values = fields.values if fields.has_samples else fields.values[None]
     latest = values[:, -model.history :].flip(1).flatten(1, 2)
     with torch.no_grad():
         ahead = model.rollout(latest, steps)
-    time = future_times(fields.time, model.lead, steps)
+    time = future_times(fields.time, model.lead, steps, step)
     return to_xarray(ahead if fields.has_samples else ahead[0], fields, time=time)
+
+
+def _step(model: Surrogate, time: np.ndarray) -> tuple[float, str]:
+    """The step that the surrogate makes; the steps of its history must be of that length."""
+    own = usual_step(time)
+    length, unit = cast("tuple[float, str]", model.notes.get("interval", own))
+    if not length or is_date(time) == (unit == ""):
+        length, unit = own
+    days = [n * (30.44 if u == "month" else 1 / 86400) for n, u in (own, (length, unit))]
+    if model.history > 1 and abs(days[0] - days[1]) > 0.1 * abs(days[1]):
+        raise DataError(
+            f"The surrogate was trained on steps of {model.notes.get('step')}; those of the data "
+            f"are of {describe_step(time)}. Give data with the steps of the training."
+        )
+    if any(breaks(time) > len(time) - model.history):
+        raise DataError(
+            f"There is a gap within the last {model.history} steps of the data, which the surrogate "
+            "starts from. Leave out what follows the gap, or fill it."
+        )
+    return length, unit
 
 
 def open_like(
@@ -177,31 +199,53 @@ def open_like(
     return fields
 
 
-def future_times(time: np.ndarray, lead: int, steps: int) -> np.ndarray:
+def future_times(
+    time: np.ndarray, lead: int, steps: int, step: tuple[float, str] | None = None
+) -> np.ndarray:
     """Times of the next forecasts, in the calendar of the series.
+
+    Parameters
+    ----------
+    time : of the series
+    lead : steps per forecast
+    steps : number of forecasts
+    step : length and unit as :func:`fieldsym.data.steps.usual_step` gives them; default those of
+        the series
+
+    Raises
+    ------
+    DataError   if the series has one time and no step is given.
 
     Examples
     --------
-    >>> time = np.array(["2001-09-16", "2001-10-16", "2001-11-16"], "datetime64[s]")
+    >>> time = np.array(["2001-10-16", "2001-11-16"], "datetime64[s]")
     >>> [str(t)[:10] for t in future_times(time, 1, 2)]
     ['2001-12-16', '2002-01-16']
     """
-    lengths, unit = step_lengths(time)
-    usual = np.median(lengths) if len(lengths) else 1
+    length, unit = step or usual_step(time)
+    if not length:
+        raise DataError(
+            "The data have one time, which does not say how long a step is. Give two or more."
+        )
+    ahead = [lead * length * (k + 1) for k in range(steps)]
     if unit == "month":
-        count = [lead * int(usual) * (k + 1) for k in range(steps)]
-        return np.array([_later(time[-1], months) for months in count])
-    if len(lengths) and is_date(time):
-        step = time[-1] - time[-2]
-        return np.array([time[-1] + (k + 1) * lead * step for k in range(steps)])
-    return np.array([float(time[-1]) + (k + 1) * lead * float(usual) for k in range(steps)])
+        day = max(map(day_of_month, time))
+        return np.array([_later(time[-1], round(months), day) for months in ahead])
+    if unit == "":
+        return np.array([float(time[-1]) + a for a in ahead])
+    if time.dtype.kind == "M":
+        passed = np.array([round(a * 1000) for a in ahead]).astype("timedelta64[ms]")
+        return (time[-1] + passed).astype(time.dtype)
+    return np.array([time[-1] + timedelta(seconds=a) for a in ahead])
 
 
-def _later(date: Any, months: int) -> Any:
-    """The same day some months later (the 28th where a month is shorter)."""
+def _later(date: Any, months: int, day: int) -> Any:
+    """A day some months later, or the last one where the month is shorter."""
     if isinstance(date, np.datetime64):
-        month = date.astype("datetime64[M]")
-        inside = min(date - month.astype(date.dtype), np.timedelta64(27, "D"))
-        return (month + months).astype(date.dtype) + inside
-    total = date.year * 12 + date.month - 1 + months
-    return date.replace(year=total // 12, month=total % 12 + 1, day=min(date.day, 28))
+        month = date.astype("datetime64[M]") + months
+        first, after = (m.astype("datetime64[D]") for m in (month, month + 1))
+        new = min(first + (day - 1), after - 1)
+        return new.astype(date.dtype) + (date - date.astype("datetime64[D]"))
+    year, month = divmod(12 * date.year + date.month - 1 + months, 12)
+    first = date.replace(year=year, month=month + 1, day=1)
+    return first.replace(day=min(day, first.daysinmonth))

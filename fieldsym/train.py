@@ -27,7 +27,7 @@ from fieldsym.config import TrainConfig
 from fieldsym.data.augment import RandomAction
 from fieldsym.data.fields import Fields
 from fieldsym.data.normalise import Normaliser
-from fieldsym.data.steps import describe_step
+from fieldsym.data.steps import describe_step, usual_step
 from fieldsym.data.windows import Windows, split
 from fieldsym.errors import DataError
 from fieldsym.group import Group, named
@@ -103,6 +103,7 @@ def build(fields: Fields, config: TrainConfig) -> Surrogate:
                 "source": fields.source,
                 "grid": list(fields.grid),
                 "step": describe_step(fields.time),
+                "interval": list(usual_step(fields.time)),
             },
         )
 

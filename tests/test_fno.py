@@ -380,3 +380,10 @@ def test_group_convolution_is_what_regular_features_are():
             for i, j in itertools.product(range(4), repeat=2):
                 one, other = multiplier[moved][table[g, i], table[g, j]], matrix[i, j]
                 assert abs(complex(one - other)) < 1e-6
+
+
+def test_refuses_another_dtype():
+    w = fs.Bundle(fs.Torus((2.0, 3.0)), "pseudoscalar w")
+    model = fs.FNO(w, w, n_modes=5, hidden_channels=8, n_layers=1)
+    with pytest.raises(fs.BundleError, match=r"FNO holds torch.float32 parameters; got a section"):
+        model(torch.zeros(1, 1, 16, 24, dtype=torch.float64))

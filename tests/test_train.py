@@ -305,9 +305,7 @@ def _before_the_name_changes(monkeypatch):
 def uninterrupted(tmp_path_factory):
     """Two runs to the end, one of a surrogate with a history."""
     out = tmp_path_factory.mktemp("whole")
-    config = replace(
-        TINY, epochs=4, augment="dihedral(4)", history=2, horizon=2, batch_size=2
-    )
+    config = replace(TINY, epochs=4, augment="dihedral(4)", history=2, horizon=2, batch_size=2)
     train(moving("scalar p + vector u"), config, out)
     return config, out
 

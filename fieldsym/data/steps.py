@@ -36,20 +36,41 @@ def _seconds(time: Array) -> Array:
     return np.array([(t - time[0]).total_seconds() for t in time])
 
 
+def day_of_month(t: object) -> int:
+    """The day of a date, 1 to 31."""
+    if isinstance(t, np.datetime64):
+        return int((t.astype("datetime64[D]") - t.astype("datetime64[M]")).astype(np.int64)) + 1
+    return t.day  # type: ignore[attr-defined]
+
+
 def step_lengths(time: Array) -> tuple[Array, str]:
     """Lengths of the steps, and their unit: "s", "month", or "" for plain numbers.
 
-    Months are counted by the calendar, so that steps of 28 to 31 days are one month each.
+    Months are counted by the calendar, so that steps of 28 to 31 days are one month each; so are
+    steps from one day of the month to the same day, where all months have one length.
     """
     if len(time) < 2:
         return np.zeros(0), ""
     if not is_date(time):
         return np.diff(time.astype(np.float64)), ""
     seconds, months = np.diff(_seconds(time)), np.diff(_months(time))
-    uneven = np.ptp(seconds) > 1e-6 * abs(seconds[0])
-    if uneven and np.median(seconds) > 27 * 86400 and np.median(months) >= 1:
-        return months.astype(np.float64), "month"
+    if np.median(seconds) > 27 * 86400 and np.median(months) >= 1:
+        uneven = np.ptp(seconds) > 1e-6 * abs(seconds[0])
+        if uneven or len({day_of_month(t) for t in time}) == 1:
+            return months.astype(np.float64), "month"
     return seconds, "s"
+
+
+def usual_step(time: Array) -> tuple[float, str]:
+    """The median of :func:`step_lengths` with its unit; (0, "") for a single time.
+
+    Examples
+    --------
+    >>> usual_step(np.array(["2001-07-16", "2001-08-16"], "datetime64[s]"))
+    (1.0, 'month')
+    """
+    lengths, unit = step_lengths(time)
+    return (float(np.median(lengths)), unit) if len(lengths) else (0.0, "")
 
 
 def breaks(time: Array) -> Array:

@@ -62,7 +62,7 @@ class FNO(nn.Module):
     GroupError    if the group is not finite or does not act on the base or grid, if
                   ``hidden_channels`` is no multiple of its order, or if an option would break it.
     GridError     if ``n_modes`` is even, or needs more points than the grid has.
-    BundleError   if the input is not a section of ``in_bundle``.
+    BundleError   if the input is not a section of ``in_bundle``, in the dtype of the parameters.
 
     Examples
     --------
@@ -166,6 +166,12 @@ class FNO(nn.Module):
         """Map sections of ``in_bundle`` to sections of ``out_bundle``, (batch, channel, *grid)."""
         dim = self.in_bundle.base.dim
         self.in_bundle.check(u, "FNO")
+        own = next(self.parameters()).dtype
+        if u.dtype != own:
+            raise BundleError(
+                f"FNO holds {own} parameters; got a section in {u.dtype}. Convert the section with "
+                f".to({own}), or the model with .to({u.dtype})."
+            )
         grid = self.in_bundle.grid(u)
         if any(grid[axis] != grid[source] for axis, source in self._exchanged):
             self.group.check(self.in_bundle.base, grid)
