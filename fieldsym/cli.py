@@ -159,7 +159,7 @@ def train(
     table = scores(fields, config, models)
     _save_scores(table, models, out)
     _print_scores(table, fields.units)
-    console.print(f"checkpoint: {out / 'best.pt'}")
+    console.print(f"checkpoint: {out / 'best.pt'}", markup=False, soft_wrap=True)
 
 
 def evaluate(
@@ -200,7 +200,7 @@ def evaluate(
             progress=update,
         )
     _print_table(table)
-    console.print(f"report: {out / 'report.html'}")
+    console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
 
 
 def predict(
@@ -246,7 +246,7 @@ def demo(console: Console, out: Path = Path("demo")) -> None:
     with _bar(console, "demo") as update:
         table = run(out, progress=update, say=lambda text: console.print(text, markup=False))
     _print_table(table)
-    console.print(f"open {out / 'report.html'} in a browser")
+    console.print(f"open {out / 'report.html'} in a browser", markup=False, soft_wrap=True)
 
 
 EXAMPLES = {
@@ -277,6 +277,7 @@ def _parser() -> ArgumentParser:
         prog="fieldsym",
         description="Which symmetries fields and neural operators have.",
         formatter_class=formatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for name, (function, positional) in COMMANDS.items():
@@ -286,6 +287,7 @@ def _parser() -> ArgumentParser:
             description=summary,
             epilog=f"examples:\n  {EXAMPLES[name]}",
             formatter_class=formatter,
+            allow_abbrev=False,
         )
         if "data" in positional:
             own.add_argument("data", nargs="+", type=str, help="files, or a quoted glob")

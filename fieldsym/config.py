@@ -13,7 +13,7 @@ from fieldsym.errors import DataError
 
 POSITIVE = (
     *("epochs", "batch_size", "learning_rate", "patience", "hidden_channels", "n_layers"),
-    *("history", "lead", "horizon", "train", "valid", "devices"),
+    *("history", "lead", "horizon", "train", "valid"),
 )
 
 
@@ -63,8 +63,6 @@ class TrainConfig:
         of the initial weights, the order of the batches and the augmentation
     accelerator : str
         "auto", "cpu" or "cuda"
-    devices : int
-        number of devices
     """
 
     variables: str | None = None
@@ -87,7 +85,6 @@ class TrainConfig:
     augment: str = "none"
     seed: int = 0
     accelerator: str = "auto"
-    devices: int = 1
 
     def __post_init__(self) -> None:
         for name in POSITIVE:

@@ -25,7 +25,7 @@ from fieldsym.train import parts, train
 if TYPE_CHECKING:
     from rich.table import Table
 
-VISCOSITY, INTERVAL = 1e-4, 2.0
+VISCOSITY, INTERVAL, STEPS = 1e-4, 2.0, 10
 DATA = "navier_stokes.nc"
 CONFIG = TrainConfig(
     hidden_channels=24, epochs=15, batch_size=16, learning_rate=4e-3, train=0.6, valid=0.1
@@ -58,7 +58,7 @@ def run(
 
     Raises
     ------
-    DataError   if the folder holds something else already.
+    DataError   if the folder holds something else already, or data of another size.
     """
     out = Path(out)
     if out.exists() and any(out.iterdir()) and not (out / DATA).exists():
@@ -70,6 +70,11 @@ def run(
     say(f"1/3 simulating {samples} flows on {grid} × {grid} points")
     _simulate(out / DATA, grid, samples, progress)
     fields = open_fields(out / DATA)
+    if fields.values.shape != (samples, STEPS + 1, 1, grid, grid):
+        raise DataError(
+            f"{out / DATA} holds {fields.shape_text}; the demonstration takes {samples} samples, "
+            f"{STEPS + 1} steps, {grid} × {grid} points. Give a new folder with --out."
+        )
     reports = {}
     group = dihedral(4) * translations(2)
     truth = NavierStokes(fields.bundle.base, time=INTERVAL, viscosity=VISCOSITY)
@@ -113,7 +118,7 @@ def _simulate(path: Path, grid: int, samples: int, progress: Callable[..., None]
         Torus((1.0, 1.0)),
         (grid, grid),
         samples=samples,
-        steps=10,
+        steps=STEPS,
         interval=INTERVAL,
         viscosity=VISCOSITY,
         progress=progress,

@@ -17,11 +17,11 @@ from torch import Tensor
 from fieldsym.config import TrainConfig
 from fieldsym.data.fields import Fields
 from fieldsym.data.windows import Windows
-from fieldsym.errors import DataError
+from fieldsym.errors import DataError, GridError
 from fieldsym.forecast import open_like
 from fieldsym.group import named
 from fieldsym.report import table, to_html, to_json, to_netcdf
-from fieldsym.surrogate import Surrogate
+from fieldsym.surrogate import Surrogate, make_folder
 from fieldsym.symmetry.evaluate import evaluate
 from fieldsym.symmetry.evaluate_data import data_violation
 from fieldsym.train import parts
@@ -60,9 +60,15 @@ def evaluate_checkpoints(
     Returns
     -------
     rich Table, the comparison
+
+    Raises
+    ------
+    DataError   if a checkpoint or the data cannot be used, or a file that is no report would be
+        replaced.
     """
-    reports, out = {}, Path(out)
-    for name, path in _names(checkpoints).items():
+    reports, out, names = {}, Path(out), _names(checkpoints)
+    _check_folder(out, list(names))
+    for name, path in names.items():
         model = Surrogate.load(path).eval()
         fields = open_like(source, model, path, variables=variables, types=types)
         training = TrainConfig.from_dict(cast("dict[str, Any]", model.notes["training"]))
@@ -89,10 +95,29 @@ def write_reports(reports: dict[str, Any], out: Path) -> None:
     """``report.html`` for all, ``NAME.nc`` and ``NAME.json`` for each."""
     out.mkdir(parents=True, exist_ok=True)
     for name, one in reports.items():
-        stem = "".join(c if c.isalnum() else "_" for c in name)
-        to_netcdf(one, out / f"{stem}.nc")
-        to_json(one, out / f"{stem}.json")
+        to_netcdf(one, out / f"{_stem(name)}.nc")
+        to_json(one, out / f"{_stem(name)}.json")
     to_html(reports, out / "report.html")
+
+
+def _stem(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def _check_folder(out: Path, names: Sequence[str]) -> None:
+    stems = [_stem(name) for name in names]
+    if len(set(stems)) < len(stems):
+        raise DataError(
+            f"The reports of {', '.join(names)} would have the same file names. Rename the folder "
+            "of one of the models."
+        )
+    for data, twin in ((out / f"{s}.nc", out / f"{s}.json") for s in stems):
+        if data.exists() and not twin.exists():  # a report has both
+            raise DataError(
+                f"{data} is no report of an evaluation and would be replaced by one. Give another "
+                "folder with --out."
+            )
+    make_folder(out)
 
 
 def windows_of(fields: Fields, model: Surrogate, samples: int) -> tuple[Tensor, Tensor]:
@@ -116,15 +141,12 @@ def violation_of_data(fields: Fields, config: TrainConfig) -> str:
     index = np.unique(np.linspace(0, len(windows) - 1, VIOLATION_SAMPLES).astype(int))
     if len(index) < 8:
         return ""
-    x, y = zip(*(windows[int(i)] for i in index), strict=True)
-    return data_violation(
-        torch.stack(x),
-        torch.stack(y),
-        group,
-        windows.in_bundle,
-        windows.out_bundle,
-        mask=fields.mask,
-    ).warning()
+    x, y = (torch.stack(part) for part in zip(*(windows[int(i)] for i in index), strict=True))
+    bundles = windows.in_bundle, windows.out_bundle
+    try:
+        return data_violation(x, y, group, *bundles, mask=fields.mask).warning()
+    except GridError:  # no derivatives on this grid, so nothing can be said
+        return ""
 
 
 def _names(checkpoints: Sequence[str | Path]) -> dict[str, Path]:

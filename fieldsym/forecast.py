@@ -5,6 +5,7 @@ Errors are in physical units (root mean square of the fibre norm) and relative t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -157,8 +158,8 @@ def _step(model: Surrogate, time: np.ndarray) -> tuple[float, str]:
         )
     if any(breaks(time) > len(time) - model.history):
         raise DataError(
-            f"There is a gap within the last {model.history} steps of the data, which the surrogate "
-            "starts from. Leave out what follows the gap, or fill it."
+            f"There is a gap within the last {model.history} steps of the data, from which the "
+            "surrogate starts. Leave out what follows the gap, or fill it."
         )
     return length, unit
 
@@ -190,6 +191,14 @@ def open_like(
             f"{model.out_bundle.base}; the data hold '{fields.bundle.representation}' on "
             f"{fields.bundle.base}. Give the data it was trained on, or name its variables."
         )
+    trained = model.normaliser.units
+    for name in set(trained) & set(fields.units):
+        if trained[name] != fields.units[name]:
+            warnings.warn(
+                f"{checkpoint} was trained on '{name}' in '{trained[name]}'; the data are in "
+                f"'{fields.units[name]}'. Values are not converted.",
+                stacklevel=2,
+            )
     mask = model.normaliser.mask
     same = (mask is None) == (fields.mask is None)
     if not same or (mask is not None and not torch.equal(mask, fields.mask)):  # type: ignore[arg-type]

@@ -224,6 +224,22 @@ def save_atomically(content: Mapping[str, object], path: Path) -> None:
         torch.save(dict(content), file)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results, before the work for them begins.
+
+    Raises
+    ------
+    DataError   if files cannot be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise DataError(
+            f"Cannot write to the folder {path}: {error.strerror}. Give another one with --out."
+        ) from error
+
+
 def save_json(content: object, path: Path) -> None:
     """Write JSON under a temporary name that replaces the file when complete."""
     with _replacing(path) as file:

@@ -4,14 +4,13 @@ The loss is the relative L2 error in fibre norms of the normalised fields, with 
 weights of the grid and inside the mask. After every epoch the run is saved whole, so an interrupted
 training resumes to the same result; the surrogate of the best validation epoch is what is kept.
 
-Lightning Fabric carries devices and precision; the loop is the one below.
+Lightning Fabric finds the accelerator and moves to it; the loop is the one below.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,7 @@ from fieldsym.data.steps import describe_step, usual_step
 from fieldsym.data.windows import Windows, split
 from fieldsym.errors import DataError
 from fieldsym.group import Group, named
-from fieldsym.surrogate import Surrogate, read_checkpoint, save_json
+from fieldsym.surrogate import Surrogate, make_folder, read_checkpoint, save_json
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -150,7 +149,7 @@ def train(
     trainer.setup(fabric)
     if resume and (out / LAST).exists():
         trainer.restore(out / LAST)
-    _check_writable(out)
+    make_folder(out)
     while not trainer.finished:
         errors = trainer.epoch()
         if fabric.is_global_zero:
@@ -164,22 +163,14 @@ def _fabric(config: TrainConfig) -> Fabric:
     from lightning.fabric import Fabric
 
     try:
-        fabric = Fabric(accelerator=config.accelerator, devices=config.devices)
+        fabric = Fabric(accelerator=config.accelerator, devices=1)
     except (ValueError, RuntimeError, ImportError) as error:
         raise DataError(
-            f"accelerator={config.accelerator!r} with devices={config.devices} cannot be used "
+            f"accelerator={config.accelerator!r} cannot be used "
             f"here: {error}"
         ) from error
     fabric.launch()
     return fabric
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise DataError(f"Cannot write to {out}: {error.strerror}. Give another --out.") from error
 
 
 def _check_folder(out: Path, config: TrainConfig, *, resume: bool) -> None:

@@ -253,7 +253,7 @@ LAT, LON = np.linspace(60.0, -60.0, 7), np.arange(0.0, 360.0, 30.0)
 
 
 def ocean(calendar: str = "noleap", steps: int = 20) -> xr.Dataset:
-    """Monthly currents with land, latitude from north to south, and a packed temperature."""
+    """Monthly currents with land, latitude from north to south."""
     rng = np.random.default_rng(3)
     fields = {}
     for name, units in (("uo", "m s-1"), ("vo", "m s-1"), ("thetao", "degC")):
@@ -420,3 +420,11 @@ def test_types_and_variables_are_those_of_the_training(tmp_path):
     assert set(out.data_vars) == {"a", "b"}
     with pytest.raises(DataError, match=r"model\.pt was trained on 'vector flow'"):
         open_like(ds, model, "model.pt", variables="thetao", types="scalar t = thetao")
+
+
+def test_other_units_are_noted(tmp_path):
+    ds = ocean()
+    model = still(open_fields(ds))
+    ds.thetao.attrs["units"] = "K"
+    with pytest.warns(UserWarning, match=r"'thetao' in 'degC'; the data are in 'K'"):
+        open_like(ds, model, "model.pt")

@@ -170,6 +170,7 @@ class Fields:
         time = np.arange(steps) if time is None else np.asarray(time)
         if len(time) != steps:
             raise DataError(f"Fields.of got {steps} steps in values and {len(time)} times.")
+        values = values if mask is None else values.masked_fill(~mask, 0.0)
         return cls(
             bundle, values, mask, time, {a.name: a.values for a in axes}, dict(units or {}), [],
             source, entries_of(bundle), axes,
