@@ -166,8 +166,7 @@ def _fabric(config: TrainConfig) -> Fabric:
         fabric = Fabric(accelerator=config.accelerator, devices=1)
     except (ValueError, RuntimeError, ImportError) as error:
         raise DataError(
-            f"accelerator={config.accelerator!r} cannot be used "
-            f"here: {error}"
+            f"accelerator={config.accelerator!r} cannot be used here: {error}"
         ) from error
     fabric.launch()
     return fabric
