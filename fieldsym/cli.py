@@ -179,7 +179,7 @@ def evaluate(
         data: files, or a quoted glob; forecasts are compared on the test part of the training
         models: checkpoints, for example runs/d4/best.pt runs/plain/best.pt
         group: elements and generators to test, such as "dihedral(4) * translations" or "se"
-        out: folder for report.html, and report.nc and report.json of each model
+        out: folder for report.html, and NAME.nc and NAME.json of each model
         variables: names separated by commas; default those of the training
         types: what the file does not say; default that of the training
         samples: number of test windows
