@@ -148,20 +148,18 @@ def summary(kind: str, results: list[tuple[str, str, int, dict, int]]) -> None:
             sizes[row] = sizes.get(name, size)
             for column, value in errors.items():
                 table.setdefault(row, {}).setdefault(column, []).append(value)
+    seeds = len(table["D4 FNO"]["one step"])
     order = ["plain FNO", "plain FNO + augmentation", AVERAGED, "D4 FNO"]
     rows, facts = [], []
     for name in order:
         cells = []
         for column in COLUMNS:
             mean, spread = mean_and_spread(table[name][column])
-            cells.append(f"{100 * mean:.2f} ± {100 * spread:.2f}")
-            facts.append((f"{kind}, {name}", column, mean, spread))
+            cells.append(f"{100 * mean:.2f}" + (f" ± {100 * spread:.2f}" if seeds > 1 else ""))
+            facts.append((name, column, mean, spread if seeds > 1 else "one seed"))
         rows.append((name, f"{sizes[name]:,}", *cells))
-    seeds = len(table["D4 FNO"]["one step"])
-    title = (
-        f"Unforced Navier–Stokes, {kind} training data: relative L2 error in % "
-        f"(mean ± standard deviation over {seeds} seeds)"
-    )
+    spread_text = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    title = f"Unforced Navier–Stokes, {kind} training data: relative L2 error in % ({spread_text})"
     report(title, ("operator", "real parameters", *COLUMNS), rows)
     record(f"accuracy, {kind}", facts)
     for column in ("one step", "rollout of 10"):

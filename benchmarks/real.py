@@ -77,7 +77,7 @@ def main() -> None:
             for metric, values in metrics.items():
                 mean, spread = mean_and_spread(values)
                 cells.append(f"{mean:.4f} ± {spread:.4f}" if name in sizes else f"{mean:.4f}")
-                facts.append((f"{case}, {name}", metric, mean, spread))
+                facts.append((name, metric, mean, spread))
             rows.append((name, f"{sizes[name]:,}" if name in sizes else "", *cells))
         unit = next(iter(fields.units.values()))
         header = ["forecast", "parameters", "relative L2", f"rmse ({unit})"]

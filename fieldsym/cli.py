@@ -102,8 +102,7 @@ def simulate(
     from fieldsym.manifold import Torus
     from fieldsym.simulate.dataset import make_dataset, save_dataset
 
-    if out.exists() and not overwrite:
-        raise DataError(f"{out} exists. Give another file, or --overwrite true.")
+    _check_target(out, overwrite)
     with _bar(console, "simulating") as update:
         ds = make_dataset(
             Torus((1.0, 1.0)),
@@ -227,8 +226,7 @@ def predict(
     from fieldsym.data.writers import write_netcdf
     from fieldsym.forecast import forecast_dataset
 
-    if out.exists() and not overwrite:
-        raise DataError(f"{out} exists. Give another file, or --overwrite true.")
+    _check_target(out, overwrite)
     with console.status("forecasting"):
         ds = forecast_dataset(_source(data), model, steps, variables=variables, types=types)
     write_netcdf(ds, out)
@@ -317,6 +315,14 @@ def _help_formatter() -> type:
 
 def _source(data: list[str]) -> str | list[str]:
     return data[0] if len(data) == 1 else data
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    """Before the work: the file may be written, and its folder is there."""
+    if out.exists() and not overwrite:
+        raise DataError(f"{out} exists. Give another file, or --overwrite true.")
+    if not out.parent.is_dir():
+        raise DataError(f"Cannot write {out}: there is no folder {out.parent}. Make it first.")
 
 
 def _stdout(text: str) -> None:
