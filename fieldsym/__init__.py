@@ -1,4 +1,4 @@
-"""fieldsym: enforce, promote, discover and evaluate the symmetries of neural operators.
+"""fieldsym: enforce and evaluate the symmetries of neural operators on gridded fields.
 
 Read in this order: :mod:`fieldsym.group`, :mod:`fieldsym.manifold`, :mod:`fieldsym.representation`,
 :mod:`fieldsym.bundle`, :mod:`fieldsym.action`, :mod:`fieldsym.lie`, :mod:`fieldsym.operators`,

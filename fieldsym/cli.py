@@ -152,7 +152,12 @@ def train(
     console.print(f"read {fields}", markup=False)
     _warn_of_violations(fields, config)
     models = {"model": _fit(console, fields, config, out, resume)}
-    if compare:
+    redundant = config.group == "none" and (
+        config.positional_embedding == "grid" or not any(fields.bundle.base.periodic)
+    )
+    if compare and redundant:
+        console.print("note: the model is the plain FNO already; give --group to compare with it")
+    elif compare:
         plain = replace(config, group="none", augment="none", positional_embedding="grid")
         models["plain FNO"] = _fit(console, fields, plain, out / "plain", resume)
     table = scores(fields, config, models)
@@ -171,6 +176,7 @@ def evaluate(
     types: str | None = None,
     samples: int = 32,
     radius: float | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Measure which symmetries trained models have: tables, netCDF, JSON and one HTML page.
 
@@ -183,6 +189,7 @@ def evaluate(
         types: what the file does not say; default that of the training
         samples: number of test windows
         radius: measure continuous rotations inside this disk about the centre
+        overwrite: replace a report in the folder
     """
     from fieldsym.evaluation import evaluate_checkpoints
 
@@ -196,6 +203,7 @@ def evaluate(
             types=types,
             samples=samples,
             radius=radius,
+            overwrite=overwrite,
             progress=update,
         )
     _print_table(table)
@@ -227,10 +235,12 @@ def predict(
     from fieldsym.forecast import forecast_dataset
 
     _check_target(out, overwrite)
+    if any(out.resolve() == Path(path).resolve() for path in data):
+        raise DataError(f"{out} is the input of the forecast. Give another file with --out.")
     with console.status("forecasting"):
         ds = forecast_dataset(_source(data), model, steps, variables=variables, types=types)
     write_netcdf(ds, out)
-    _stdout(f"wrote {out}: {steps} steps of {', '.join(map(str, ds.data_vars))}")
+    _stdout(f"wrote {out}: {steps} forecast{'s' if steps > 1 else ''}")
 
 
 def demo(console: Console, out: Path = Path("demo")) -> None:
@@ -251,7 +261,7 @@ EXAMPLES = {
     "inspect": "fieldsym inspect era5.nc\n  fieldsym inspect 'currents/*.nc' --variables u,v",
     "simulate": "fieldsym simulate ns.nc --samples 200 --forcing none",
     "train": "fieldsym train ns.nc --out runs/d4 --group 'dihedral(4)'\n"
-    "  fieldsym train 'currents/*.nc' --out runs/currents --compare true",
+    "  fieldsym train 'currents/*.nc' --out runs/currents --group 'cyclic(2)' --compare true",
     "evaluate": "fieldsym evaluate ns.nc --models runs/d4/best.pt "
     "--group 'dihedral(4) * translations' --out report",
     "predict": "fieldsym predict ns.nc --model runs/d4/best.pt --steps 10 --out forecast.nc",
@@ -403,7 +413,7 @@ def _print_scores(table: dict[str, dict[str, float]], units: dict[str, str]) -> 
 
 def _header(column: str, units: dict[str, str]) -> str:
     if column == "relative":
-        return "relative L2 error"
+        return "relative L2 error (normalised)"
     unit = units.get(column.removeprefix("rmse "), "")
     return f"{column} ({unit})" if unit else column
 

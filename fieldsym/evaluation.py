@@ -42,6 +42,7 @@ def evaluate_checkpoints(
     types: str | None = None,
     samples: int = 32,
     radius: float | None = None,
+    overwrite: bool = False,
     progress: Callable[..., None] | None = None,
 ) -> Table:
     """Evaluate surrogates on the test part of their training and write the report.
@@ -55,6 +56,7 @@ def evaluate_checkpoints(
     variables, types : default those of the training
     samples : test windows, evenly spread
     radius : of the disk in which continuous rotations are measured
+    overwrite : whether a report in the folder may be replaced
     progress : called with (done, total, text)
 
     Returns
@@ -67,7 +69,7 @@ def evaluate_checkpoints(
         replaced.
     """
     reports, out, names = {}, Path(out), _names(checkpoints)
-    _check_folder(out, list(names))
+    _check_folder(out, list(names), overwrite)
     for name, path in names.items():
         model = Surrogate.load(path).eval()
         fields = open_like(source, model, path, variables=variables, types=types)
@@ -104,7 +106,7 @@ def _stem(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
-def _check_folder(out: Path, names: Sequence[str]) -> None:
+def _check_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
     stems = [_stem(name) for name in names]
     if len(set(stems)) < len(stems):
         raise DataError(
@@ -117,6 +119,8 @@ def _check_folder(out: Path, names: Sequence[str]) -> None:
                 f"{data} is no report of an evaluation and would be replaced by one. Give another "
                 "folder with --out."
             )
+    if (out / "report.html").exists() and not overwrite:
+        raise DataError(f"{out} holds a report. Give another folder, or --overwrite true.")
     make_folder(out)
 
 

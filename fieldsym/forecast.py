@@ -141,7 +141,9 @@ def forecast_dataset(
     with torch.no_grad():
         ahead = model.rollout(latest, steps)
     time = future_times(fields.time, model.lead, steps, step)
-    return to_xarray(ahead if fields.has_samples else ahead[0], fields, time=time)
+    ds = to_xarray(ahead if fields.has_samples else ahead[0], fields, time=time)
+    ds.attrs["history"] = f"forecast of {steps} steps by fieldsym from the end of {fields.source}"
+    return ds
 
 
 def _step(model: Surrogate, time: np.ndarray) -> tuple[float, str]:

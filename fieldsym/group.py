@@ -299,13 +299,14 @@ class Group:
                 raise GroupError(
                     f"{self.name} does not act on {where}: {xi.name} turns or stretches the box "
                     "out of itself. Enforce the finite subgroup (cyclic(4), dihedral(4), …) and "
-                    "measure or promote the continuous one inside a region of the base."
+                    "measure the continuous one inside a region of the base."
                 )
             for axis in np.flatnonzero(xi.shift):
                 if not base.periodic[axis]:
                     raise GroupError(
                         f"{self.name} does not act on {where}: axis {AXES[axis]} is not periodic, "
-                        "so a translation along it moves the edge."
+                        "so a translation along it moves the edge. Take those of the periodic axes "
+                        "alone, such as 'translations(x)'."
                     )
 
     def _cosets(self) -> tuple[Element, ...]:
@@ -483,21 +484,27 @@ def _factor(text: str, dim: int, whole: str) -> Group:
             f"Expected groups out of {', '.join(CATALOGUE)}, joined by '*'; got {whole!r}. "
             "Examples: 'dihedral(4)', 'translations * cyclic(4)', 'none'."
         )
-    name, arguments = match[1], [a.strip() for a in (match[2] or "").split(",") if a.strip()]
-    numbers = [int(a) for a in arguments if a.isdigit()]
-    if name == "octahedral":
-        return octahedral(reflections="reflections=False" not in arguments)
+    name, inside = match[1], (match[2] or "").replace(" ", "")
+    if name == "octahedral" and inside in ("", "reflections=False"):
+        return octahedral(reflections=not inside)
     if name in ("cyclic", "dihedral"):
-        if not numbers:
+        plane = re.fullmatch(r"(\d+)(?:,dim=\d)?(?:,axes=\((\d),(\d)\))?", inside)
+        if plane is None:
             raise GroupError(
                 f"{name} needs its number of rotations, such as {name}(4); got {text!r}."
             )
-        plane = re.search(r"axes=\((\d), *(\d)\)", text)
-        axes = (int(plane[1]), int(plane[2])) if plane else (0, 1)
-        return {"cyclic": cyclic, "dihedral": dihedral}[name](numbers[0], dim=dim, axes=axes)
+        axes = (int(plane[2]), int(plane[3])) if plane[2] else (0, 1)
+        return {"cyclic": cyclic, "dihedral": dihedral}[name](int(plane[1]), dim=dim, axes=axes)
+    if name == "translations" and re.fullmatch("[xyz](,[xyz])*", inside):
+        return translations(dim, axes=[AXES.index(a) for a in inside.split(",")])
     own = {"trivial": trivial, "translations": translations, "reflections": reflections,
            "so": so, "o": o, "se": se, "e": e}  # fmt: skip
-    return own[name](numbers[0] if numbers else dim)
+    if name not in own or not re.fullmatch(r"\d?", inside):
+        raise GroupError(
+            f"{name} takes the dimension of the base or nothing, and translations also axes: "
+            f"'{name}', 'translations(x)'; got {text!r}."
+        )
+    return own[name](int(inside or dim))
 
 
 # The catalogue ------------------------------------------------------------------------------------
@@ -509,12 +516,22 @@ def trivial(dim: int = 2) -> Group:
     return _finite("trivial", dim, [np.eye(dim)])
 
 
-def translations(dim: int = 2) -> Group:
-    """Translations along each axis, in units of length."""
+def translations(dim: int = 2, *, axes: Sequence[int] | None = None) -> Group:
+    """Translations along each axis (or some), in units of length.
+
+    Examples
+    --------
+    >>> translations(2, axes=[0])                           # about the pole: longitude is axis 0
+    translations(x)
+    """
     _check_dim("translations", dim, (1, 2, 3))
+    chosen = range(dim) if axes is None else axes
+    if not set(chosen) <= set(range(dim)) or not chosen:
+        raise GroupError(f"A base of {dim} dimensions has axes 0 to {dim - 1}; got {list(chosen)}.")
     zero = np.zeros((dim, dim))
-    axes = [Generator(f"translation {AXES[i]}", zero, np.eye(dim)[i]) for i in range(dim)]
-    return Group(f"translations({dim})", dim, tuple(axes))
+    along = [Generator(f"translation {AXES[i]}", zero, np.eye(dim)[i]) for i in chosen]
+    name = str(dim) if axes is None else ",".join(AXES[i] for i in axes)
+    return Group(f"translations({name})", dim, tuple(along))
 
 
 def cyclic(n: int, *, dim: int = 2, axes: tuple[int, int] = (0, 1)) -> Group:

@@ -173,7 +173,9 @@ def _fabric(config: TrainConfig) -> Fabric:
 
 
 def _check_folder(out: Path, config: TrainConfig, *, resume: bool) -> None:
-    if not (out / LAST).exists() and (resume or not (out / BEST).exists()):
+    if not any((out / name).exists() for name in (LAST, BEST, "curve.json", "scores.json")):
+        return
+    if resume and not (out / LAST).exists():
         return
     if not resume:
         raise DataError(

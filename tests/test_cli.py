@@ -423,8 +423,8 @@ def test_a_report_replaces_a_report_and_names_must_differ(work, tmp_path, capsys
     out, copy = tmp_path / "report", tmp_path / "d-4"
     arguments = ["evaluate", work / "flow.nc", "--group", "cyclic(2)", "--samples", "1",
                  "--out", out, "--models", work / "d4" / "best.pt"]  # fmt: skip
-    for _ in range(2):
-        assert main(list(map(str, arguments))) == 0
+    for more, code in ([], 0), ([], 1), (["--overwrite", "true"], 0):
+        assert main([*map(str, arguments), *more]) == code
     for name in ("d-4", "d_4"):
         copy = tmp_path / name / "best.pt"
         copy.parent.mkdir()

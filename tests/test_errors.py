@@ -265,7 +265,16 @@ ERRORS = {
         "whole copies of the regular representation of dihedral(4), 8 channels each; got 20. Use "
         "16 or 24."),
     "narrow": (lambda: fno(hidden_channels=7), fs.GroupError, "got 7. Use 8."),
-    "no width": (lambda: fno(hidden_channels=0), fs.GroupError, "got 0. Use 8."),
+    "no width": (lambda: fno(hidden_channels=0), fs.GroupError, "must be positive; got 0."),
+    "no layers": (lambda: fno(n_layers=0), fs.BundleError, "FNO needs n_layers ≥ 1; got 0."),
+    "group as text": (
+        lambda: fno(group="dihedral(4)"), fs.GroupError, "or None; got 'dihedral(4)'"),
+    "unknown argument": (
+        lambda: fs.groups.named("reflections(q)", 2), fs.GroupError, "got 'reflections(q)'"),
+    "too many arguments": (
+        lambda: fs.groups.named("cyclic(4, 7)", 2), fs.GroupError, "got 'cyclic(4, 7)'"),
+    "translation of another axis": (
+        lambda: fs.groups.translations(2, axes=[2]), fs.GroupError, "axes 0 to 1; got [2]"),
     "even modes of an FNO": (lambda: fno(n_modes=16), fs.GridError, "Use 15 or 17"),
     "batch norm": (
         lambda: fno(norm="batch_norm"), fs.GroupError,

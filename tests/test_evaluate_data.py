@@ -115,7 +115,7 @@ def test_anisotropic_heat_has_its_closed_form():
     assert found.parity is None
     assert len(found.suggestions) == 4
     assert "the data violate rotation 90° by 0." in found.warning()
-    assert "(the fit explains 100 % of the change): enforce a smaller group" in found.warning()
+    assert "(the fit explains 100 % of the change): check the declared types" in found.warning()
     assert found.warning().endswith("and 1 more likewise.")
 
 
@@ -472,8 +472,8 @@ def test_stream_function_solves_its_equation():
 def test_thresholds():
     found = DataViolation(0.7141, {"w": 0.7141}, {"rotation 90°": 0.8, "rotation 180°": 0.25}, 0.1)
     assert found.suggestions == [
-        "the data violate rotation 90° by 0.80 (the fit explains 71 % of the change): enforce a "
-        "smaller group or promote."
+        "the data violate rotation 90° by 0.80 (the fit explains 71 % of the change): check the "
+        "declared types and their order, or enforce a smaller group."
     ]
     assert found.warning(0.9) == ""
     assert "rotation 180° by 0.25" in found.warning(0.2)

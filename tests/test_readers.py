@@ -610,3 +610,10 @@ def test_bases_from_the_attribute_of_the_file() -> None:
     assert open_fields(ds).bundle.base == base
     with pytest.raises(GridError, match=r"has 1 axes; the data have 2: x, y"):
         open_fields(ds, base=Torus((1.0,)))
+    x, y = (axis.numpy() for axis in base.axes((8, 6)))
+    whole = ds.assign_coords(x=x, y=y)
+    assert open_fields(whole).bundle.base == base
+    for other in (whole.isel(x=slice(0, 5)), whole.assign_coords(x=10 * x)):
+        fields = open_fields(other)
+        assert fields.bundle.base.periodic == (False, False)
+        assert "not where the samples are" in " ".join(fields.notes)

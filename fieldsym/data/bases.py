@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from fieldsym.data.axes import Axis
 from fieldsym.errors import DataError, GridError
 from fieldsym.manifold import Box, Manifold, Torus
@@ -20,6 +22,12 @@ def build_base(
     """The base of some axes: as given, as the file's ``fieldsym_base`` says, or a box."""
     if base is None and "fieldsym_base" in attributes:
         base = base_from_json(str(attributes["fieldsym_base"]))
+        if base.dim == len(axes) and not _fits(base, axes):
+            notes.append(
+                f"the attribute fieldsym_base says {base}, which is not where the samples are (a "
+                "part of the file, or another grid?): it was ignored"
+            )
+            base = None
     if base is not None:
         if base.dim != len(axes):
             raise GridError(
@@ -39,6 +47,17 @@ def build_base(
         periodic=[a.periodic for a in axes],
         location="node",
         origin=[_round(float(a.values[0])) for a in axes],
+    )
+
+
+def _fits(base: Manifold, axes: Sequence[Axis]) -> bool:
+    """Whether the samples of the axes are those of the base; a bare index says nothing."""
+    if all(np.array_equal(a.values, np.arange(len(a.values))) for a in axes):
+        return True
+    expected = base.axes([len(a.values) for a in axes])
+    return all(
+        np.allclose(a.values, x.numpy(), atol=1e-3 * h)
+        for a, x, h in zip(axes, expected, base.spacing([len(a.values) for a in axes]), strict=True)
     )
 
 

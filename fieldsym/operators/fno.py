@@ -103,6 +103,13 @@ class FNO(nn.Module):
     ) -> None:
         super().__init__()
         base = _check_bases(in_bundle, out_bundle)
+        if n_layers < 1:
+            raise BundleError(f"FNO needs n_layers ≥ 1; got {n_layers}.")
+        if not isinstance(group, Group | None):
+            raise GroupError(
+                f"group is a Group, such as groups.dihedral(4), or None; got {group!r}. Text is "
+                "read by groups.named(text, dim)."
+            )
         self.group = trivial(base.dim) if group is None else group
         _refuse_options(norm, fno_skip, channel_mlp_skip, domain_padding)
         _refuse_position(positional_embedding, self.group)
@@ -349,10 +356,12 @@ def _exchanged_axes(group: Group, base: Manifold) -> tuple[tuple[int, int], ...]
 
 
 def _check_group(group: Group, bundle: Bundle, n_modes: Sequence[int], hidden: int) -> None:
+    if hidden < 1:
+        raise GroupError(f"hidden_channels must be positive; got {hidden}.")
     if not group.is_finite:
         raise GroupError(
             f"FNO is exact for finite groups (translations are built in); got {group.name}. Use "
-            "cyclic(4) or dihedral(4) on a square torus and measure or promote the rest."
+            "cyclic(4) or dihedral(4) on a square torus and measure the rest."
         )
     if any(g.shift.any() for g in group.elements):
         raise GroupError(
@@ -367,7 +376,7 @@ def _check_group(group: Group, bundle: Bundle, n_modes: Sequence[int], hidden: i
                 f"{g.name} exchanges axes with n_modes {tuple(n_modes)}: give exchanged axes the "
                 "same number of modes."
             )
-    if hidden < 1 or hidden % group.order:
+    if hidden % group.order:
         lower = hidden // group.order * group.order
         choices = f"{lower} or {lower + group.order}" if lower else f"{group.order}"
         raise GroupError(

@@ -104,7 +104,8 @@ class DataViolation:
             ] * (left[worst] > least)
             left |= better
         return messages + [
-            f"the data violate {name} by {v:.2f} ({percent}): enforce a smaller group or promote."
+            f"the data violate {name} by {v:.2f} ({percent}): check the declared types and their "
+            "order, or enforce a smaller group."
             for name, v in left.items()
             if v > least
         ]

@@ -30,7 +30,7 @@ NOT_TESTABLE = "not testable on this grid"
 VERDICTS = (EXACT, BELOW_FLOOR, AS_TRUTH, VIOLATION, NOT_TESTABLE)
 FLOOR_FACTOR = 3.0  # a defect below this many floors is no property of the model
 USELESS_FLOOR = 0.1  # a transform that loses more than this tests nothing
-ROUNDING = {"float32": 1e-5, "float64": 1e-10}
+ROUNDING = {"float32": 2e-6, "float64": 1e-12}
 RESAMPLES = 1000
 SEED = 0
 
@@ -57,7 +57,7 @@ def verdict(
     """The verdict on one symmetry in words.
 
     * "not testable on this grid": not measured, or the transform alone loses more than 0.1;
-    * "exact": 95 % of the samples are within rounding (1e-5 in float32, 1e-10 in float64, times
+    * "exact": 95 % of the samples are within rounding (2e-6 in float32, 1e-12 in float64, times
       the ratio of the output to its fluctuation);
     * "below floor": the median is less than 3 × the floor of the transform;
     * "consistent with truth": the interval of the median reaches down to that of the reference;
