@@ -385,11 +385,13 @@ def _fit(
 
 def _warn_of_violations(fields: Fields, config: TrainConfig) -> None:
     """Measure on the data whether the declared types and group fit them."""
-    from fieldsym.evaluation import violation_of_data
+    from fieldsym.evaluation import mask_note, violation_of_data
+    from fieldsym.group import named
 
-    text = violation_of_data(fields, config)
-    if text:
-        warnings.warn(text, stacklevel=2)
+    said = violation_of_data(fields, config)
+    for text in (said, mask_note(fields, named(config.group, fields.bundle.base.dim))):
+        if text:
+            warnings.warn(text, stacklevel=2)
 
 
 def _save_scores(

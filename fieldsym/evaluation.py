@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fieldsym.action import act
+from fieldsym.bundle import Bundle
 from fieldsym.config import TrainConfig
 from fieldsym.data.fields import Fields
 from fieldsym.data.windows import Windows
 from fieldsym.errors import DataError, GridError
 from fieldsym.forecast import open_like
-from fieldsym.group import named
+from fieldsym.group import Group, named
 from fieldsym.report import table, to_html, to_json, to_netcdf
 from fieldsym.surrogate import Surrogate, make_folder
 from fieldsym.symmetry.evaluate import evaluate
@@ -151,6 +153,21 @@ def violation_of_data(fields: Fields, config: TrainConfig) -> str:
         return data_violation(x, y, group, *bundles, mask=fields.mask).warning()
     except GridError:  # no derivatives on this grid, so nothing can be said
         return ""
+
+
+def mask_note(fields: Fields, group: Group) -> str:
+    """Which part of a group keeps the mask of valid points, in words; empty where all does."""
+    if fields.mask is None:
+        return ""
+    scalar = Bundle(fields.bundle.base, "scalar")
+    valid = fields.mask.double()[None]
+    keep = [g for g in group.elements if torch.equal(act(g, valid, scalar), valid)]
+    if len(keep) == len(group.elements):
+        return ""
+    return (
+        f"{len(keep)} of the {group.order} elements of {group.name} keep the mask of valid points: "
+        "with this mask the surrogate is equivariant under these alone."
+    )
 
 
 def _names(checkpoints: Sequence[str | Path]) -> dict[str, Path]:

@@ -18,8 +18,9 @@ from fieldsym.bundle import Bundle
 from fieldsym.cli import COMMANDS, EXAMPLES, main
 from fieldsym.config import TrainConfig
 from fieldsym.data.fields import Fields
-from fieldsym.evaluation import violation_of_data
-from fieldsym.manifold import Torus
+from fieldsym.evaluation import mask_note, violation_of_data
+from fieldsym.group import dihedral
+from fieldsym.manifold import Box, Torus
 from fieldsym.surrogate import Surrogate
 from fieldsym.train import _Trainer
 
@@ -521,3 +522,12 @@ def test_the_installed_command_stops_at_an_interrupt(work, tmp_path):
     assert "Traceback" not in err
     assert Surrogate.load(out / "best.pt").history == 1
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+def test_a_mask_that_the_group_moves_is_said():
+    wind = Bundle(Box((2.0, 3.0)), "vector u")
+    mask = torch.ones(16, 24, dtype=torch.bool)
+    mask[2:5] = False  # kept by y → −y, moved by x → −x
+    fields = Fields.of(wind, torch.zeros(3, 2, 16, 24), mask=mask)
+    assert mask_note(fields, dihedral(1)) == ""
+    assert "2 of the 4 elements of dihedral(2) keep the mask" in mask_note(fields, dihedral(2))
