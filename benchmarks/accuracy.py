@@ -155,15 +155,17 @@ def summary(kind: str, results: list[tuple[str, str, int, dict, int]]) -> None:
         cells = []
         for column in COLUMNS:
             mean, spread = mean_and_spread(table[name][column])
-            cells.append(f"{100 * mean:.2f}" + (f" ± {100 * spread:.2f}" if seeds > 1 else ""))
-            facts.append((name, column, mean, spread if seeds > 1 else "one seed"))
+            several = len(table[name][column]) > 1
+            cells.append(f"{100 * mean:.2f}" + (f" ± {100 * spread:.2f}" if several else ""))
+            facts.append((name, column, mean, spread if several else "one seed"))
         rows.append((name, f"{sizes[name]:,}", *cells))
     spread_text = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     title = f"Unforced Navier–Stokes, {kind} training data: relative L2 error in % ({spread_text})"
     report(title, ("operator", "real parameters", *COLUMNS), rows)
     record(f"accuracy, {kind}", facts)
     for column in ("one step", "rollout of 10"):
-        ratio = sum(table["D4 FNO"][column]) / sum(table["plain FNO"][column])
+        means = [mean_and_spread(table[n][column])[0] for n in ("D4 FNO", "plain FNO")]
+        ratio = means[0] / means[1]
         print(f"D4 / plain, {column}: {ratio:.2f}", flush=True)
 
 

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(text, markup=False, soft_wrap=True)
             return FAILED
         except KeyboardInterrupt:
-            console.print(f"fieldsym {command}: interrupted. Finished files are kept.")
+            more = " Go on with --resume true." if command == "train" else ""
+            console.print(f"fieldsym {command}: interrupted. Finished files are kept.{more}")
             return INTERRUPTED
     return 0
 
