@@ -27,7 +27,7 @@ from fieldsym.data.augment import RandomAction
 from fieldsym.data.fields import Fields
 from fieldsym.data.normalise import Normaliser
 from fieldsym.data.steps import describe_step, usual_step
-from fieldsym.data.windows import Windows, split
+from fieldsym.data.windows import Windows, repeat, split
 from fieldsym.errors import DataError
 from fieldsym.group import Group, named
 from fieldsym.surrogate import Surrogate, make_folder, read_checkpoint, save_json
@@ -199,7 +199,6 @@ class _Trainer:
     def __init__(self, model: Surrogate, learn: Fields, check: Fields, config: TrainConfig) -> None:
         self.model, self.config, self.run = model, config, Run()
         shape = {"history": config.history, "lead": config.lead}
-        self.horizon = config.horizon
         self.learn = Batches(learn, model, config, **shape)
         self.check = Batches(check, model, config, **shape)
         self.optimizer: Any = torch.optim.Adam(model.parameters(), config.learning_rate)
@@ -330,8 +329,6 @@ class Batches:
             for c in range(h * channels, (h + 1) * channels)
         ]
         if lead > 1:
-            from fieldsym.data.windows import repeat
-
             self.windows.out_bundle = repeat(fields.bundle, config.horizon)
         self.encode = model.normaliser.encode
         self.size = config.batch_size
