@@ -14,7 +14,7 @@ torch.Size([2, 3, 16, 16])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,12 @@ from fieldsym.bundle import Bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Group, trivial
 from fieldsym.manifold import Manifold
+from fieldsym.operators.blocks import Shared, Tensors, by_blocks
+from fieldsym.operators.fourier import TruncatedFourier
+from fieldsym.operators.layers import Activation, Layer, TypedMLP, drops_constants
 from fieldsym.operators.modes import check_modes
 from fieldsym.operators.pointwise import Pointwise
-from fieldsym.operators.spectral import SpectralConv, TruncatedFourier
+from fieldsym.operators.spectral import SpectralConv
 from fieldsym.representation import Representation
 
 SKIPS = ("linear", "identity", "soft-gating", None)
@@ -97,7 +100,7 @@ class FNO(nn.Module):
         use_channel_mlp: bool = True,
         channel_mlp_expansion: float = 0.5,
         norm: str | None = None,
-        non_linearity: Callable[[Tensor], Tensor] = functional.gelu,
+        non_linearity: Activation = functional.gelu,
         positional_embedding: str | None = None,
         domain_padding: None = None,
     ) -> None:
@@ -131,7 +134,7 @@ class FNO(nn.Module):
         if self.positioned:
             lifted = lifted.with_position(self.positioned)
         # a constant per field that only meets norms can never matter
-        lost = fno_skip is None and _drops_constants(norm, hidden)
+        lost = fno_skip is None and drops_constants(norm, hidden)
         self.lifting = self._mlp(lifted, lifting_channel_ratio, hidden, bias=not lost)
         self.layers = nn.ModuleList(
             Layer(
@@ -163,7 +166,7 @@ class FNO(nn.Module):
 
     def _mlp(
         self, rep_in: Representation, ratio: float, rep_out: Representation, *, bias: bool = True
-    ) -> nn.Module:
+    ) -> Pointwise | TypedMLP:
         if not ratio:
             return Pointwise(rep_in, rep_out, self.group, bias=bias)
         middle, f = self._regular(ratio), self.non_linearity
@@ -182,16 +185,46 @@ class FNO(nn.Module):
         grid = self.in_bundle.grid(u)
         if any(grid[axis] != grid[source] for axis, source in self._exchanged):
             self.group.check(self.in_bundle.base, grid)
-        x = u.reshape(-1, *u.shape[-dim - 1 :])
-        x, pads = self._open(x, grid)
-        x = self.lifting(x)
-        fourier = TruncatedFourier(x.shape[2:], self.n_modes, x)
-        for layer in self.layers:
-            x = layer(x, fourier)
-        x = self.projection(x)
+        x, pads = self._open(u.reshape(-1, *u.shape[-dim - 1 :]), grid)
+        y = self._run(x.movedim(1, -1)).movedim(-1, 1)
         for axis, (pad, n) in enumerate(zip(pads, grid, strict=True)):
-            x = x.narrow(axis - dim, pad, n) if pad else x
-        return x.reshape(*u.shape[: -dim - 1], *x.shape[1:])
+            y = y.narrow(axis - dim, pad, n) if pad else y
+        return y.reshape(*u.shape[: -dim - 1], *y.shape[1:]).contiguous()
+
+    def _run(self, x: Tensor) -> Tensor:
+        """Lifting, layers and projection on (batch, *grid, channel).
+
+        A field is kept as rows along the last axis, beside the Fourier coefficients of these rows.
+        """
+        fourier = TruncatedFourier(x.shape[1:-1], self.n_modes, x)
+        shape, last = x.shape[:-1], len(self.n_modes) - 1
+
+        def with_coefficients(y: Tensor) -> tuple[Tensor, ...]:
+            return y, fourier.analyse(y, last, 1)
+
+        def lift(rows: Tensors, shared: Shared) -> Tensors:
+            return with_coefficients(self.lifting.points(rows[0], shared))
+
+        def project(rows: Tensors, shared: Shared) -> Tensors:
+            return (self.projection.points(rows[0], shared),)
+
+        rows, half = by_blocks(lift, (x.flatten(0, last),), self.lifting.tensors())
+        for layer in self.layers:
+            mid = _mix(layer.convolution, half.view(*shape[:-1], *half.shape[1:]), fourier)
+            if not layer.is_pointwise:
+                field = fourier.synthesise(mid, last, last + 1)
+                field = layer.points(rows.view(field.shape), field, layer.tensors())
+                rows, half = with_coefficients(field.flatten(0, last))
+                continue
+
+            def after(rows: Tensors, shared: Shared, layer: Layer = layer) -> Tensors:
+                field = fourier.synthesise(rows[1], last, 1)
+                return with_coefficients(layer.points(rows[0], field, shared))
+
+            pair = (rows, mid.flatten(0, last))
+            rows, half = by_blocks(after, pair, layer.tensors(), reuse=True)
+        (y,) = by_blocks(project, (rows,), self.projection.tensors())
+        return y.view(*shape, -1)
 
     def _open(self, x: Tensor, grid: Sequence[int]) -> tuple[Tensor, list[int]]:
         """Append the position along the axes that have one, pad non-periodic axes on both sides."""
@@ -207,133 +240,15 @@ class FNO(nn.Module):
         return functional.pad(x, [p for pad in reversed(pads) for p in (pad, pad)]), pads
 
 
-class TypedMLP(nn.Module):
-    """Pointwise map, nonlinearity on regular features, pointwise map."""
-
-    def __init__(
-        self,
-        rep_in: Representation,
-        rep_hidden: Representation,
-        rep_out: Representation,
-        group: Group,
-        non_linearity: Callable[[Tensor], Tensor],
-        *,
-        last_bias: bool = True,
-    ) -> None:
-        super().__init__()
-        self.first = Pointwise(rep_in, rep_hidden, group)
-        self.second = Pointwise(rep_hidden, rep_out, group, bias=last_bias)
-        self.non_linearity = non_linearity
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to (batch, channel, *grid)."""
-        return self.second(self.non_linearity(self.first(x)))
-
-
-class Layer(nn.Module):
-    """One Fourier layer, in neuraloperator's order: convolution + skip, MLP + skip."""
-
-    def __init__(
-        self,
-        hidden: Representation,
-        mlp_hidden: Representation | None,
-        group: Group,
-        n_modes: Sequence[int],
-        fno_skip: str | None,
-        channel_mlp_skip: str | None,
-        norm: str | None,
-        non_linearity: Callable[[Tensor], Tensor],
-        *,
-        last: bool,
-    ) -> None:
-        super().__init__()
-        # a constant per field would vanish in the norm, and with one element k = 0 is nothing else
-        lost = _drops_constants(norm, hidden)
-        self.convolution = SpectralConv(
-            hidden, hidden, group, n_modes, mean=not lost or group.order > 1
-        )
-        self.skip = _skip(fno_skip, hidden, group)
-        self.norm = None if norm is None else RegularNorm(hidden, one_for_all=norm == "group_norm")
-        self.mlp = self.mlp_skip = self.mlp_norm = None
-        if mlp_hidden is not None:
-            self.mlp = TypedMLP(
-                hidden, mlp_hidden, hidden, group, non_linearity, last_bias=not lost
-            )
-            self.mlp_skip = _skip(channel_mlp_skip, hidden, group, bias=False)
-            self.mlp_norm = None if norm is None else RegularNorm(
-                hidden, one_for_all=norm == "group_norm"
-            )  # fmt: skip
-        self.non_linearity = non_linearity
-        self.last = last
-
-    def forward(self, x: Tensor, fourier: TruncatedFourier) -> Tensor:
-        """Apply to (batch, channel, *grid)."""
-        start = x
-        x = self.convolution(start, fourier)
-        x = x if self.norm is None else self.norm(x)
-        x = x if self.skip is None else x + self.skip(start)
-        x = x if self.last else self.non_linearity(x)
-        if self.mlp is not None:
-            x = self.mlp(x)
-            x = x if self.mlp_skip is None else x + self.mlp_skip(start)
-            x = x if self.mlp_norm is None else self.mlp_norm(x)
-            x = x if self.last else self.non_linearity(x)
-        return x
-
-
-class SoftGate(nn.Module):
-    """One learned scale per field, the same for all its channels."""
-
-    def __init__(self, hidden: Representation) -> None:
-        super().__init__()
-        self.fields = hidden.blocks[0].copies
-        self.scale = nn.Parameter(torch.ones(self.fields))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to (batch, channel, *grid)."""
-        scale = self.scale.repeat_interleave(x.shape[1] // self.fields)
-        return x * scale.view(-1, *[1] * (x.ndim - 2))
-
-
-class RegularNorm(nn.Module):
-    """Normalise regular features over the group and space: what no group element can see.
-
-    Parameters
-    ----------
-    hidden : Representation of regular copies
-    one_for_all : one mean and variance for all fields ("group_norm") or one each ("instance_norm")
-    """
-
-    def __init__(self, hidden: Representation, *, one_for_all: bool) -> None:
-        super().__init__()
-        self.fields = hidden.blocks[0].copies
-        self.one_for_all = one_for_all
-        self.scale = nn.Parameter(torch.ones(self.fields))
-        self.shift = nn.Parameter(torch.zeros(self.fields))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to (batch, channel, *grid)."""
-        fields = x.unflatten(1, (self.fields, -1)).flatten(2)
-        seen = (1, 2) if self.one_for_all else (2,)
-        variance, mean = torch.var_mean(fields, seen, correction=0, keepdim=True)
-        fields = (fields - mean) * (variance + 1e-5).rsqrt()
-        fields = fields * self.scale[:, None] + self.shift[:, None]
-        return fields.reshape(x.shape)
-
-
-def _drops_constants(norm: str | None, hidden: Representation) -> bool:
-    """Whether a norm removes one constant per field (a group norm does so with one field)."""
-    return norm == "instance_norm" or (norm is not None and hidden.blocks[0].copies == 1)
-
-
-def _skip(
-    kind: str | None, hidden: Representation, group: Group, *, bias: bool = True
-) -> nn.Module | None:
-    if kind == "linear":
-        return Pointwise(hidden, hidden, group, bias=bias)
-    if kind == "soft-gating":
-        return SoftGate(hidden)
-    return nn.Identity() if kind == "identity" else None
+def _mix(convolution: SpectralConv, half: Tensor, fourier: TruncatedFourier) -> Tensor:
+    """The convolution, from coefficients along the last axis to such coefficients."""
+    others = range(fourier.dim - 1)
+    for axis in others:
+        half = fourier.analyse(half, axis, axis + 1)
+    mixed = convolution.mix(half.movedim(0, -2), fourier).movedim(-2, 0)
+    for axis in others:
+        mixed = fourier.synthesise(mixed, axis, axis + 1)
+    return mixed
 
 
 def _check_bases(in_bundle: Bundle, out_bundle: Bundle) -> Manifold:

@@ -142,12 +142,14 @@ class RealForm:
         if self.inversion is None:
             return np.eye(size), np.ones(size, dtype=complex)
         flip = rep.kind_rho(kind, self.inversion)
-        if kind != "regular":
+        if not (flip - np.diag(np.diag(flip))).any():
             return np.eye(size), np.where(np.diag(flip) > 0, 1, 1j)
-        partner = flip.argmax(0)
-        even = [np.eye(size)[i] + np.eye(size)[p] for i, p in enumerate(partner) if i < p]
-        odd = [np.eye(size)[i] - np.eye(size)[p] for i, p in enumerate(partner) if i < p]
-        return np.array(even + odd).T, np.repeat([1, 1j], size // 2)
+        one, partner = np.eye(size), flip.argmax(0)  # a permutation; some may stay, such as c = 0
+        still = [one[i] for i, p in enumerate(partner) if i == p]
+        even = [one[i] + one[p] for i, p in enumerate(partner) if i < p]
+        odd = [one[i] - one[p] for i, p in enumerate(partner) if i < p]
+        phases = np.repeat([1, 1, 1j], [len(still), len(even), len(odd)])
+        return np.array(still + even + odd).T, phases
 
     def stabiliser_equations(
         self, rep_in: Representation, rep_out: Representation, pair: tuple[str, str], t: OrbitType
@@ -162,28 +164,37 @@ class RealForm:
             equations.append(Equation(left, right, conjugate))
         return equations
 
-    def gather(self, rep: Representation, kind: str, t: OrbitType) -> Array:
-        """Real matrices that carry x̂ at each image of an orbit to z at the first.
+    def fibre_maps(
+        self, rep: Representation, t: OrbitType, *, back: bool = False
+    ) -> Array | None:
+        """Matrices between the fibre at each image of an orbit and z at the first mode.
 
-        (images, out component, out part, in component, in part)
+        Applied from the right to rows of components, (images, channels, parts · channels): with
+        the inversion in the group the even directions come first, the odd ones (to be multiplied
+        by ∓i) in a second half. None where they are all the identity; ``back`` leads from z.
         """
-        matrices = []
-        for index, conjugate in t.moves:
-            g = self.group.elements[index]
-            basis, phases = self.basis(rep, kind)
-            complex_map = (np.linalg.inv(basis) @ rep.kind_rho(kind, g.inverse)) / phases[:, None]
-            matrices.append(_as_real(complex_map, conjugate_before=conjugate))
-        return np.stack(matrices)
+        maps = np.stack([self._fibre_map(rep, t.moves[m][0], back) for m in range(len(t.moves))])
+        identity = self.inversion is None and (maps == np.eye(rep.channels)).all()
+        return None if identity else maps
 
-    def scatter(self, rep: Representation, kind: str, t: OrbitType) -> Array:
-        """Real matrices that carry z back to x̂ at each image; doubled for the partner −k."""
-        matrices = []
-        for index, conjugate in t.moves:
-            g = self.group.elements[index]
-            basis, phases = self.basis(rep, kind)
-            complex_map = (rep.kind_rho(kind, g) @ basis) * phases[None, :]
-            matrices.append(_as_real(complex_map, conjugate_after=conjugate))
-        return np.stack(matrices) * (1.0 if t.is_zero else 2.0)
+    def _fibre_map(self, rep: Representation, index: int, back: bool) -> Array:
+        g = self.group.elements[index]
+        one, two = np.zeros((rep.channels,) * 2), np.zeros((rep.channels,) * 2)
+        start = 0
+        for block in rep.blocks:
+            basis, phases = self.basis(rep, block.kind)
+            even = np.diag((phases == 1).astype(float))
+            if back:
+                full = (rep.kind_rho(block.kind, g) @ basis).T
+                parts = even @ full, (np.eye(len(even)) - even) @ full
+            else:
+                full = (np.linalg.inv(basis) @ rep.kind_rho(block.kind, g.inverse)).T
+                parts = full @ even, full @ (np.eye(len(even)) - even)
+            place = slice(start, start + block.size)
+            for table, part in zip((one, two), parts, strict=True):
+                table[place, place] = np.kron(np.eye(block.copies), part)
+            start += block.size
+        return one if self.inversion is None else np.concatenate([one, two], 1)
 
     def weight_blocks(
         self, rep_in: Representation, rep_out: Representation, t: OrbitType
@@ -199,17 +210,3 @@ class RealForm:
                 known[pair] = allowed_maps(equations, shape, self.parts)
             blocks.append((out_block, in_block, known[pair]))
         return blocks
-
-
-def _as_real(
-    matrix: Array, *, conjugate_before: bool = False, conjugate_after: bool = False
-) -> Array:
-    """A complex matrix as a real map of (component, re/im), with a conjugation on either side."""
-    real = np.zeros((matrix.shape[0], 2, matrix.shape[1], 2))
-    real[:, 0, :, 0], real[:, 0, :, 1] = matrix.real, -matrix.imag
-    real[:, 1, :, 0], real[:, 1, :, 1] = matrix.imag, matrix.real
-    if conjugate_before:
-        real[..., 1] *= -1
-    if conjugate_after:
-        real[:, 1] *= -1
-    return real

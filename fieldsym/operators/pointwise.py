@@ -39,6 +39,14 @@ class TypedWeight(nn.Module):
         self.stack = stack
         self.parts = blocks[0][2].shape[1]
         self.layout: list[tuple[int, int, bool]] = []
+        rows = sum(out.size for out, into, _ in blocks if into is blocks[0][1])
+        # where nothing is tied the matrices themselves are stored
+        self.free = all(len(basis) == basis[0].size for _, _, basis in blocks if len(basis))
+        self.free = self.free and all(len(basis) for _, _, basis in blocks)
+        if self.free:
+            shape = (stack, self.parts, rows, columns)
+            self.matrices = nn.Parameter(torch.randn(shape) * std)
+            return
         # has the dtype and device of the parameters, also where the symmetry forbids every map
         self.register_buffer("zero", torch.zeros(()), persistent=False)
         for i, (out_block, in_block, basis) in enumerate(blocks):
@@ -50,6 +58,8 @@ class TypedWeight(nn.Module):
 
     def forward(self) -> Tensor:
         """The matrices, (stack, parts, rows, columns)."""
+        if self.free:
+            return self.matrices
         rows: list[Tensor] = []
         row: list[Tensor] = []
         for i, (height, width, allowed) in enumerate(self.layout):
@@ -138,9 +148,18 @@ class Pointwise(nn.Module):
         """What it maps to what."""
         return f"'{self.rep_in}' → '{self.rep_out}'"
 
+    n_tensors = 2
+
+    def tensors(self) -> tuple[Tensor, Tensor | None]:
+        """The dense matrix, (out, in), and the bias."""
+        return self.weight()[0, 0], None if self.bias is None else self.bias()[0, 0, :, 0]
+
+    def points(self, x: Tensor, tensors: tuple[Tensor | None, ...]) -> Tensor:
+        """Apply ``tensors`` to (..., channel)."""
+        return functional.linear(x, *tensors)
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""
-        weight = self.weight()[0, 0]
-        bias = None if self.bias is None else self.bias()[0, 0, :, 0]
+        weight, bias = self.tensors()
         y = functional.conv1d(x.flatten(2), weight.unsqueeze(-1), bias)
         return y.view(x.shape[0], -1, *x.shape[2:])

@@ -1,0 +1,192 @@
+"""Parts of the typed FNO that act on regular features: MLPs, gates, norms, one Fourier layer.
+
+Inside the operator fields are stored channels last, (batch, *grid, channel): a pointwise map is one
+matrix product on contiguous rows. ``tensors()`` gives what a part multiplies with, ``points`` is
+the part itself as a function of them, so that it can run on blocks of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fieldsym.group import Group
+from fieldsym.operators.blocks import Shared
+from fieldsym.operators.pointwise import Pointwise
+from fieldsym.operators.spectral import SpectralConv
+from fieldsym.representation import Representation
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class TypedMLP(nn.Module):
+    """Pointwise map, nonlinearity on regular features, pointwise map."""
+
+    def __init__(
+        self,
+        rep_in: Representation,
+        rep_hidden: Representation,
+        rep_out: Representation,
+        group: Group,
+        non_linearity: Activation,
+        *,
+        last_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.first = Pointwise(rep_in, rep_hidden, group)
+        self.second = Pointwise(rep_hidden, rep_out, group, bias=last_bias)
+        self.non_linearity = non_linearity
+
+    n_tensors = 4
+
+    def tensors(self) -> Shared:
+        """Matrix and bias of both maps."""
+        return (*self.first.tensors(), *self.second.tensors())
+
+    def points(self, x: Tensor, tensors: Shared) -> Tensor:
+        """Apply to (..., channel)."""
+        hidden = self.non_linearity(self.first.points(x, tensors[:2]))
+        return self.second.points(hidden, tensors[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to (batch, channel, *grid)."""
+        return self.second(self.non_linearity(self.first(x)))
+
+
+class SoftGate(nn.Module):
+    """One learned scale per field, the same for all its channels."""
+
+    def __init__(self, hidden: Representation) -> None:
+        super().__init__()
+        self.images = hidden.blocks[0].size // hidden.blocks[0].copies
+        self.scale = nn.Parameter(torch.ones(hidden.blocks[0].copies))
+
+    n_tensors = 1
+
+    def tensors(self) -> Shared:
+        """The scale of every channel."""
+        return (self.scale.repeat_interleave(self.images),)
+
+    def points(self, x: Tensor, tensors: Shared) -> Tensor:
+        """Apply to (..., channel)."""
+        return x * tensors[0]
+
+
+class Identity(nn.Module):
+    """A skip that changes nothing."""
+
+    n_tensors = 0
+
+    def tensors(self) -> Shared:
+        """Nothing."""
+        return ()
+
+    def points(self, x: Tensor, tensors: Shared) -> Tensor:
+        """The features themselves."""
+        return x
+
+
+class RegularNorm(nn.Module):
+    """Normalise regular features over the group and space: what no group element can see.
+
+    Parameters
+    ----------
+    hidden : Representation of regular copies
+    one_for_all : one mean and variance for all fields ("group_norm") or one each ("instance_norm")
+    """
+
+    def __init__(self, hidden: Representation, *, one_for_all: bool) -> None:
+        super().__init__()
+        self.fields = hidden.blocks[0].copies
+        self.one_for_all = one_for_all
+        self.scale = nn.Parameter(torch.ones(self.fields))
+        self.shift = nn.Parameter(torch.zeros(self.fields))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to (batch, *grid, channel)."""
+        fields = x.unflatten(-1, (self.fields, -1)).flatten(1, -3)
+        seen = (1, 2, 3) if self.one_for_all else (1, 3)
+        variance, mean = torch.var_mean(fields, seen, correction=0, keepdim=True)
+        fields = (fields - mean) * (variance + 1e-5).rsqrt()
+        fields = fields * self.scale[:, None] + self.shift[:, None]
+        return fields.reshape(x.shape)
+
+
+class Layer(nn.Module):
+    """One Fourier layer, in neuraloperator's order: convolution + skip, MLP + skip."""
+
+    def __init__(
+        self,
+        hidden: Representation,
+        mlp_hidden: Representation | None,
+        group: Group,
+        n_modes: Sequence[int],
+        fno_skip: str | None,
+        channel_mlp_skip: str | None,
+        norm: str | None,
+        non_linearity: Activation,
+        *,
+        last: bool,
+    ) -> None:
+        super().__init__()
+        # a constant per field would vanish in the norm, and with one element k = 0 is nothing else
+        lost = drops_constants(norm, hidden)
+        self.convolution = SpectralConv(
+            hidden, hidden, group, n_modes, mean=not lost or group.order > 1
+        )
+        self.skip = _skip(fno_skip, hidden, group)
+        self.norm = None if norm is None else RegularNorm(hidden, one_for_all=norm == "group_norm")
+        self.mlp = self.mlp_skip = self.mlp_norm = None
+        if mlp_hidden is not None:
+            self.mlp = TypedMLP(
+                hidden, mlp_hidden, hidden, group, non_linearity, last_bias=not lost
+            )
+            self.mlp_skip = _skip(channel_mlp_skip, hidden, group, bias=False)
+            self.mlp_norm = None if norm is None else RegularNorm(
+                hidden, one_for_all=norm == "group_norm"
+            )  # fmt: skip
+        self.non_linearity = non_linearity
+        self.last = last
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether all but the convolution works point by point (a norm does not)."""
+        return self.norm is None
+
+    def tensors(self) -> Shared:
+        """What the skips and the MLP multiply with."""
+        parts = (self.skip, self.mlp, self.mlp_skip)
+        return tuple(t for part in parts if part is not None for t in part.tensors())
+
+    def points(self, start: Tensor, x: Tensor, tensors: Shared) -> Tensor:
+        """From the layer's input and its convolution to its output, (..., channel)."""
+        x = x if self.norm is None else self.norm(x)
+        used = 0
+        if self.skip is not None:
+            used = self.skip.n_tensors
+            x = x + self.skip.points(start, tensors[:used])
+        x = x if self.last else self.non_linearity(x)
+        if self.mlp is None:
+            return x
+        x = self.mlp.points(x, tensors[used : used + 4])
+        if self.mlp_skip is not None:
+            x = x + self.mlp_skip.points(start, tensors[used + 4 :])
+        x = x if self.mlp_norm is None else self.mlp_norm(x)
+        return x if self.last else self.non_linearity(x)
+
+
+def drops_constants(norm: str | None, hidden: Representation) -> bool:
+    """Whether a norm removes one constant per field (a group norm does so with one field)."""
+    return norm == "instance_norm" or (norm is not None and hidden.blocks[0].copies == 1)
+
+
+def _skip(
+    kind: str | None, hidden: Representation, group: Group, *, bias: bool = True
+) -> Pointwise | SoftGate | Identity | None:
+    if kind == "linear":
+        return Pointwise(hidden, hidden, group, bias=bias)
+    if kind == "soft-gating":
+        return SoftGate(hidden)
+    return Identity() if kind == "identity" else None
