@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import fieldsym as fs
+from fieldsym.lattice_velocities import velocity_set
 from fieldsym.operators import spectral
-from fieldsym.operators.fno import TypedMLP
+from fieldsym.operators.layers import TypedMLP
 
 # Actions ------------------------------------------------------------------------------------------
 
@@ -124,10 +125,8 @@ def conv_without_conjugation(*args):
 def conv_without_partners(*args):
     """The modes −k dropped: half the amplitude of every mode but the mean."""
     layer = spectral.SpectralConv(*args)
-    for i, t in enumerate(layer.types):
-        for j in range(len(layer.rep_out.blocks)):
-            if not t.is_zero:
-                layer.get_buffer(f"out_{i}_{j}").mul_(0.5)
+    for i in range(len(layer.types)):
+        layer.partners[i] = 1
     return layer
 
 
@@ -168,9 +167,9 @@ class PerChannelNorm(nn.Module):
         self.scale = nn.Parameter(1 + torch.rand(channels))
 
     def forward(self, x):
-        variance, mean = torch.var_mean(x, tuple(range(2, x.ndim)), correction=0, keepdim=True)
-        scale = self.scale.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
-        return (x - mean) * (variance + 1e-5).rsqrt() * scale
+        seen = tuple(range(1, x.ndim - 1))  # channels last
+        variance, mean = torch.var_mean(x, seen, correction=0, keepdim=True)
+        return (x - mean) * (variance + 1e-5).rsqrt() * self.scale.to(x.dtype)
 
 
 def fno_with_per_channel_norm(in_bundle, out_bundle, **options):
@@ -214,6 +213,39 @@ def fno_with_sleeping_bias(in_bundle, out_bundle, **options):
     for layer in model.layers:
         layer.mlp = TypedMLP(hidden, hidden, hidden, model.group, model.non_linearity)
     return model
+
+
+# Lattice Boltzmann --------------------------------------------------------------------------------
+
+
+def collision_without_conservation(bundle, **options):
+    """A learned collision whose change is not projected."""
+    model = fs.LatticeCollision(bundle, **options)
+    model._project = lambda change: change
+    return model
+
+
+def collision_that_keeps_the_density_alone(bundle, **options):
+    """A learned collision that forgot the rows of the momentum."""
+    model = fs.LatticeCollision(bundle, **options)
+    model.conserved = model.conserved[:1]
+    return model
+
+
+def stream_along_swapped_axes(f, bundle):
+    """Each population moves along (c_y, c_x)."""
+    axes = tuple(range(-bundle.base.dim, 0))
+    velocities = velocity_set(bundle).velocities[:, ::-1].tolist()
+    parts = f.unbind(-bundle.base.dim - 1)
+    moved = [p.roll(c, axes) for p, c in zip(parts, velocities, strict=True)]
+    return torch.stack(moved, -bundle.base.dim - 1)
+
+
+def equilibrium_without_energy(bundle, density, velocity):
+    """w_i ρ (1 + 3 c·u + 9/2 (c·u)²)."""
+    whole = fs.simulate.lattice_equilibrium(bundle, density, velocity)
+    still = fs.simulate.lattice_equilibrium(bundle, density, 0 * velocity)
+    return whole + still * 1.5 * velocity.square().sum(-bundle.base.dim - 1, keepdim=True)
 
 
 # Lie derivatives ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import fieldsym as fs
+from fieldsym.lattice_velocities import VELOCITY_SETS
 from fieldsym.operators.modes import RealForm
 
 
@@ -96,6 +97,9 @@ def fibre(kind, a, v):
         return v * (sign if kind == "pseudoscalar" else 1.0)
     if "vector" in kind:
         return torch.einsum("ij,j...->i...", turn, v) * (sign if kind == "axial vector" else 1.0)
+    if kind.endswith("populations"):
+        c = VELOCITY_SETS[kind].velocities.tolist()
+        return torch.stack([v[c.index(np.rint(np.linalg.inv(a) @ one).tolist())] for one in c])
     full = full_tensor(v, d, traceless="traceless" in kind)
     full = torch.einsum("ij,kl,jl...->ik...", turn, turn, full)
     pairs = [(i, i) for i in range(d - ("traceless" in kind))]
@@ -345,7 +349,7 @@ def _complex_form(form, rep):
     for block in rep.blocks:
         basis, phases = form.basis(rep, block.kind)
         parts.extend([torch.from_numpy(basis * phases[None, :] + 0j)] * block.copies)
-    return torch.block_diag(*parts)
+    return torch.block_diag(*parts)[:, torch.from_numpy(form.order(rep))]
 
 
 def dense_convolution(multiplier, u, dim, rows):

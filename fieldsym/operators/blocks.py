@@ -20,6 +20,7 @@ Shared = tuple[Tensor | None, ...]
 Body = Callable[[Tensors, Shared], Tensors]
 
 BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**28}
+CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**30}
 
 
 def by_blocks(body: Body, rows: Tensors, shared: Shared, *, reuse: bool = False) -> Tensors:
@@ -44,13 +45,20 @@ def by_blocks(body: Body, rows: Tensors, shared: Shared, *, reuse: bool = False)
     >>> by_blocks(lambda rows, shared: (rows[0] @ shared[0],), (x,), (w,))[0].sum()
     tensor(12.)
     """
-    size = _block_rows(rows[0])
-    if size >= len(rows[0]) or _is_transformed(rows[0]):
+    if _is_transformed(rows[0]) or (size := _block_rows(rows[0])) >= len(rows[0]):
         return body(rows, shared)
     tensors = [t for t in (*rows, *shared) if t is not None]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return _Blocked.apply(body, size, len(rows), *rows, *shared)  # type: ignore[no-untyped-call]
     return _run(body, size, rows, shared, reuse=reuse)
+
+
+def chunk_samples(x: Tensor, channels: int) -> int:
+    """Samples to work on at a time: few where nothing is recorded, so that memory stays small."""
+    if torch.is_grad_enabled() or _is_transformed(x):
+        return x.shape[0]  # len(x) would fix the batch size of an exported program
+    bytes_per_sample = max(1, x[0].numel() * channels * x.element_size()) if len(x) else 1
+    return max(1, CHUNK_BYTES.get(x.device.type, 2**31) // bytes_per_sample)
 
 
 def _is_transformed(x: Tensor) -> bool:

@@ -111,7 +111,9 @@ class TruncatedFourier:
             u = self.analyse(u, axis, axis + 2)
         z = self.to_modes(u.movedim((0, 1), (-2, -1)))
         for axis, cut in enumerate(self.cuts[:-1]):
-            z = torch.cat([z.narrow(axis, cut + 1, cut).flip(axis), z.narrow(axis, 0, cut + 1)], axis)
+            z = torch.cat(
+                [z.narrow(axis, cut + 1, cut).flip(axis), z.narrow(axis, 0, cut + 1)], axis
+            )
         return z.movedim(-2, -1).movedim(self.dim, self.dim + 1)
 
     def inverse(self, z: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from fieldsym.group import Group
 from fieldsym.operators.blocks import Shared
-from fieldsym.operators.pointwise import Pointwise
+from fieldsym.operators.fourier import TruncatedFourier
+from fieldsym.operators.pointwise import VALUES, Pointwise
 from fieldsym.operators.spectral import SpectralConv
+from fieldsym.operators.tangents import Values
 from fieldsym.representation import Representation
 
 Activation = Callable[[Tensor], Tensor]
@@ -45,10 +47,11 @@ class TypedMLP(nn.Module):
         """Matrix and bias of both maps."""
         return (*self.first.tensors(), *self.second.tensors())
 
-    def points(self, x: Tensor, tensors: Shared) -> Tensor:
+    def points(self, x: Tensor, tensors: Shared, calculus: Values = VALUES) -> Tensor:
         """Apply to (..., channel)."""
-        hidden = self.non_linearity(self.first.points(x, tensors[:2]))
-        return self.second.points(hidden, tensors[2:])
+        hidden = self.first.points(x, tensors[:2], calculus)
+        hidden = calculus.apply(self.non_linearity, hidden)
+        return self.second.points(hidden, tensors[2:], calculus)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""
@@ -69,9 +72,10 @@ class SoftGate(nn.Module):
         """The scale of every channel."""
         return (self.scale.repeat_interleave(self.images),)
 
-    def points(self, x: Tensor, tensors: Shared) -> Tensor:
+    def points(self, x: Tensor, tensors: Shared, calculus: Values = VALUES) -> Tensor:
         """Apply to (..., channel)."""
-        return x * tensors[0]
+        (scale,) = tensors
+        return x if scale is None else x * scale
 
 
 class Identity(nn.Module):
@@ -83,7 +87,7 @@ class Identity(nn.Module):
         """Nothing."""
         return ()
 
-    def points(self, x: Tensor, tensors: Shared) -> Tensor:
+    def points(self, x: Tensor, tensors: Shared, calculus: Values = VALUES) -> Tensor:
         """The features themselves."""
         return x
 
@@ -160,21 +164,23 @@ class Layer(nn.Module):
         parts = (self.skip, self.mlp, self.mlp_skip)
         return tuple(t for part in parts if part is not None for t in part.tensors())
 
-    def points(self, start: Tensor, x: Tensor, tensors: Shared) -> Tensor:
+    def points(
+        self, start: Tensor, x: Tensor, tensors: Shared, calculus: Values = VALUES
+    ) -> Tensor:
         """From the layer's input and its convolution to its output, (..., channel)."""
         x = x if self.norm is None else self.norm(x)
         used = 0
         if self.skip is not None:
             used = self.skip.n_tensors
-            x = x + self.skip.points(start, tensors[:used])
-        x = x if self.last else self.non_linearity(x)
+            x = x + self.skip.points(start, tensors[:used], calculus)
+        x = x if self.last else calculus.apply(self.non_linearity, x)
         if self.mlp is None:
             return x
-        x = self.mlp.points(x, tensors[used : used + 4])
+        x = self.mlp.points(x, tensors[used : used + 4], calculus)
         if self.mlp_skip is not None:
-            x = x + self.mlp_skip.points(start, tensors[used + 4 :])
+            x = x + self.mlp_skip.points(start, tensors[used + 4 :], calculus)
         x = x if self.mlp_norm is None else self.mlp_norm(x)
-        return x if self.last else self.non_linearity(x)
+        return x if self.last else calculus.apply(self.non_linearity, x)
 
 
 def drops_constants(norm: str | None, hidden: Representation) -> bool:
@@ -190,3 +196,19 @@ def _skip(
     if kind == "soft-gating":
         return SoftGate(hidden)
     return Identity() if kind == "identity" else None
+
+
+def mix_rows(convolution: SpectralConv, half: Tensor, fourier: TruncatedFourier) -> Tensor:
+    """The convolution, from coefficients along the last axis to such coefficients.
+
+    (batch, *other axes, stack, 2K+1, channel)
+    """
+    others = range(fourier.dim - 1)
+    for axis in others:
+        half = fourier.analyse(half, axis, axis + 1)
+    g = half.movedim(-2, fourier.dim).movedim(0, -3)  # *2K+1, batch, stack, channel
+    mixed = convolution.mix(g.flatten(-3, -2), fourier).view(g.shape)
+    mixed = mixed.movedim(-3, 0).movedim(fourier.dim, -2)
+    for axis in others:
+        mixed = fourier.synthesise(mixed, axis, axis + 1)
+    return mixed

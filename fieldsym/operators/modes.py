@@ -164,37 +164,39 @@ class RealForm:
             equations.append(Equation(left, right, conjugate))
         return equations
 
-    def fibre_maps(
-        self, rep: Representation, t: OrbitType, *, back: bool = False
-    ) -> Array | None:
-        """Matrices between the fibre at each image of an orbit and z at the first mode.
+    def order(self, rep: Representation) -> Array:
+        """Positions of the coordinates z of a whole fibre: the even ones first, then the odd."""
+        odd = [np.tile(self.basis(rep, block.kind)[1] != 1, block.copies) for block in rep.blocks]
+        return np.argsort(np.concatenate(odd), kind="stable")
 
-        Applied from the right to rows of components, (images, channels, parts · channels): with
-        the inversion in the group the even directions come first, the odd ones (to be multiplied
-        by ∓i) in a second half. None where they are all the identity; ``back`` leads from z.
+    def even(self, rep: Representation) -> int:
+        """Number of even coordinates."""
+        return sum(
+            block.copies * int((self.basis(rep, block.kind)[1] == 1).sum()) for block in rep.blocks
+        )
+
+    def fibre_maps(self, rep: Representation, t: OrbitType, *, back: bool = False) -> Array | None:
+        """Matrices between the fibre at each image of an orbit and z/D at its first mode.
+
+        Applied from the right to rows of components, (images, channels, channels); None where they
+        are all the identity. ``back`` leads from z.
         """
-        maps = np.stack([self._fibre_map(rep, t.moves[m][0], back) for m in range(len(t.moves))])
-        identity = self.inversion is None and (maps == np.eye(rep.channels)).all()
-        return None if identity else maps
-
-    def _fibre_map(self, rep: Representation, index: int, back: bool) -> Array:
-        g = self.group.elements[index]
-        one, two = np.zeros((rep.channels,) * 2), np.zeros((rep.channels,) * 2)
-        start = 0
-        for block in rep.blocks:
-            basis, phases = self.basis(rep, block.kind)
-            even = np.diag((phases == 1).astype(float))
-            if back:
-                full = (rep.kind_rho(block.kind, g) @ basis).T
-                parts = even @ full, (np.eye(len(even)) - even) @ full
-            else:
-                full = (np.linalg.inv(basis) @ rep.kind_rho(block.kind, g.inverse)).T
-                parts = full @ even, full @ (np.eye(len(even)) - even)
-            place = slice(start, start + block.size)
-            for table, part in zip((one, two), parts, strict=True):
-                table[place, place] = np.kron(np.eye(block.copies), part)
-            start += block.size
-        return one if self.inversion is None else np.concatenate([one, two], 1)
+        order = self.order(rep)
+        maps = []
+        for index, _ in t.moves:
+            g = self.group.elements[index]
+            full = np.zeros((rep.channels,) * 2)
+            start = 0
+            for block in rep.blocks:
+                basis, _ = self.basis(rep, block.kind)
+                forth = np.linalg.inv(basis) @ rep.kind_rho(block.kind, g.inverse)
+                one = rep.kind_rho(block.kind, g) @ basis if back else forth
+                place = slice(start, start + block.size)
+                full[place, place] = np.kron(np.eye(block.copies), one.T)
+                start += block.size
+            maps.append(full[order] if back else full[:, order])
+        stacked = np.stack(maps)
+        return None if (stacked == np.eye(rep.channels)).all() else stacked
 
     def weight_blocks(
         self, rep_in: Representation, rep_out: Representation, t: OrbitType

@@ -7,6 +7,7 @@ and a bias exists only along invariant directions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ from torch.nn import functional
 
 from fieldsym.group import Group
 from fieldsym.operators.intertwiner import Equation, allowed_maps
+from fieldsym.operators.tangents import Values
 from fieldsym.representation import Block, Representation
+
+VALUES = Values()
 
 
 class TypedWeight(nn.Module):
@@ -29,13 +33,20 @@ class TypedWeight(nn.Module):
         (dimension, parts, d_out, d_in), parts being 2 for complex matrices
     columns : width of the matrices
     std : standard deviation of the initial coefficients
+    order : positions of rows and of columns, if the matrices are wanted in another order
     """
 
     def __init__(
-        self, stack: int, blocks: list[tuple[Block, Block, np.ndarray]], columns: int, std: float
+        self,
+        stack: int,
+        blocks: list[tuple[Block, Block, np.ndarray]],
+        columns: int,
+        std: float,
+        *,
+        order: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         super().__init__()
-        self.columns = columns
+        self.width = columns
         self.stack = stack
         self.parts = blocks[0][2].shape[1]
         self.layout: list[tuple[int, int, bool]] = []
@@ -47,6 +58,10 @@ class TypedWeight(nn.Module):
             shape = (stack, self.parts, rows, columns)
             self.matrices = nn.Parameter(torch.randn(shape) * std)
             return
+        for name, places in zip(("rows", "columns"), order or (None, None), strict=True):
+            moved = places is not None and (places != np.arange(len(places))).any()
+            table = torch.from_numpy(places) if moved else None
+            self.register_buffer(f"order_{name}", table, persistent=False)
         # has the dtype and device of the parameters, also where the symmetry forbids every map
         self.register_buffer("zero", torch.zeros(()), persistent=False)
         for i, (out_block, in_block, basis) in enumerate(blocks):
@@ -67,10 +82,14 @@ class TypedWeight(nn.Module):
             row.append(
                 self._pair(i).reshape(shape) if allowed else self.get_buffer("zero").expand(shape)
             )
-            if sum(block.shape[-1] for block in row) == self.columns:
+            if sum(block.shape[-1] for block in row) == self.width:
                 rows.append(torch.cat(row, -1) if len(row) > 1 else row[0])
                 row = []
-        return torch.cat(rows, -2) if len(rows) > 1 else rows[0]
+        whole = torch.cat(rows, -2) if len(rows) > 1 else rows[0]
+        for dim, name in ((-2, "rows"), (-1, "columns")):
+            order: Tensor | None = getattr(self, f"order_{name}")
+            whole = whole if order is None else whole.index_select(dim, order)
+        return whole
 
     def _pair(self, i: int) -> Tensor:
         """(stack, out, in, n) and (n, parts, p, q) to (stack, parts, out, p, in, q)."""
@@ -154,9 +173,12 @@ class Pointwise(nn.Module):
         """The dense matrix, (out, in), and the bias."""
         return self.weight()[0, 0], None if self.bias is None else self.bias()[0, 0, :, 0]
 
-    def points(self, x: Tensor, tensors: tuple[Tensor | None, ...]) -> Tensor:
+    def points(
+        self, x: Tensor, tensors: Sequence[Tensor | None], calculus: Values = VALUES
+    ) -> Tensor:
         """Apply ``tensors`` to (..., channel)."""
-        return functional.linear(x, *tensors)
+        matrix, bias = tensors
+        return calculus.linear(x, matrix, bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""

@@ -69,8 +69,14 @@ class SpectralConv(nn.Module):
         # E|W|² = 2 / (in + out) per entry, as in neuraloperator
         std = math.sqrt(2 / (rep_in.channels + rep_out.channels) / self.parts)
         self.weights = nn.ModuleList(
-            TypedWeight(len(t.modes), form.weight_blocks(rep_in, rep_out, t), rep_in.channels, std)
+            TypedWeight(
+                len(t.modes), form.weight_blocks(rep_in, rep_out, t), rep_in.channels, std,
+                order=(form.order(rep_out), form.order(rep_in)),
+            )
             for t in self.types
+        )  # fmt: skip
+        self.split_in, self.split_out = (
+            [form.even(rep), rep.channels - form.even(rep)] for rep in (rep_in, rep_out)
         )
         for i, t in enumerate(self.types):
             self.register_buffer(f"rows_{i}", self._rows(t.modes), persistent=False)
@@ -133,7 +139,7 @@ class SpectralConv(nn.Module):
         """Multiply the modes of one orbit type; (images · orbits, 2, batch, channel)."""
         orbits, images = t.modes.shape[:2]
         rows = spectrum.index_select(0, self.get_buffer(f"rows_{i}").ravel())
-        z = self._gather(i, rows.view(images, orbits, *rows.shape[1:])).transpose(0, 1)
+        z = self._gather(i, rows.view(images, orbits, *rows.shape[1:]))
         weight = self.weights[i]()
         y = torch.bmm(z.flatten(1, 3), weight.flatten(1, 2).mT)
         y = y.view(*z.shape[:4], self.parts, -1)
@@ -142,30 +148,32 @@ class SpectralConv(nn.Module):
             y = torch.stack([re[..., 0, :] - im[..., 1, :], im[..., 0, :] + re[..., 1, :]], 2)
         else:
             y = y[..., 0, :]
-        out = self._scatter(i, y.transpose(0, 1)).flatten(0, 1)
+        out = self._scatter(i, y).flatten(0, 1)
         return out if self.partners[i] == 1 else self.partners[i] * out
 
     def _gather(self, i: int, x: Tensor) -> Tensor:
-        """Move (images, orbits, 2, batch, channel) to the first mode of each orbit."""
+        """Move (images, orbits, 2, batch, channel) to the first mode, orbits first."""
         x, table = self._conjugate(i, x), self._table(f"in_{i}", x)
-        if table is None:
-            return x
-        z = torch.bmm(x.flatten(1, 3), table).view(*x.shape[:4], -1)
-        if self.parts == 2:
-            return z
-        even, odd = z.chunk(2, -1)
-        return torch.stack([even[:, :, 0] + odd[:, :, 1], even[:, :, 1] - odd[:, :, 0]], 2)
+        if table is not None:
+            x = torch.bmm(x.flatten(1, 3), table).view(x.shape)
+        even, odd = x.transpose(0, 1).split(self.split_in, -1)
+        return self._divide(even, odd, -1)
 
     def _scatter(self, i: int, y: Tensor) -> Tensor:
         """Transpose of the gathering."""
-        table = self._table(f"out_{i}", y)
-        if table is None:
-            return self._conjugate(i, y)
-        x = torch.bmm(y.flatten(1, 3), table).view(*y.shape[:4], -1)
-        if self.parts == 2:
-            return self._conjugate(i, x)
-        even, odd = x.chunk(2, -1)
-        return torch.stack([even[:, :, 0] - odd[:, :, 1], even[:, :, 1] + odd[:, :, 0]], 2)
+        even, odd = y.transpose(0, 1).split(self.split_out, -1)
+        x, table = self._divide(even, odd, 1), self._table(f"out_{i}", y)
+        if table is not None:
+            x = torch.bmm(x.flatten(1, 3), table).view(x.shape)
+        return self._conjugate(i, x)
+
+    def _divide(self, even: Tensor, odd: Tensor, power: int) -> Tensor:
+        """Even parts beside odd ones times i (or −i), (one, other, re/im, batch, channel)."""
+        if odd.shape[-1] == 0:
+            return even.contiguous()
+        re, im = odd[:, :, :1], odd[:, :, 1:]
+        turned = torch.cat([-im, re] if power == 1 else [im, -re], 2)
+        return torch.cat([even, turned], -1)
 
     def _table(self, name: str, like: Tensor) -> Tensor | None:
         table = getattr(self, name)

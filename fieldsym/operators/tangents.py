@@ -1,0 +1,49 @@
+"""Pointwise work on values alone, or on values with tangents stacked beside them.
+
+A push-forward (value and k directional derivatives) repeats every linear map on k + 1 fields, but a
+nonlinearity needs its slope once. Fields carry a stack axis, (rows, stack, points, channel): entry
+0 is the value, the others are tangents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Values:
+    """Fields without tangents."""
+
+    def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """The affine map x ↦ matrix x + bias of the channels."""
+        return functional.linear(x, matrix, bias)
+
+    def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """A function of one number."""
+        return f(x)
+
+
+class Tangents(Values):
+    """Values with tangents: a bias moves no tangent, and f acts on them by its slope.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([3.0, 1.0, 2.0]).view(1, 3, 1, 1)              # value 3, tangents 1 and 2
+    >>> Tangents().apply(torch.square, x).flatten()
+    tensor([ 9.,  6., 12.])
+    """
+
+    def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """The affine map of the value, its linear part on tangents."""
+        y = functional.linear(x, matrix)
+        return y if bias is None else torch.cat([y[:, :1] + bias, y[:, 1:]], 1)
+
+    def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """f of the value, slope times tangent."""
+        value = x[:, :1]
+        value, slope = torch.func.jvp(f, (value,), (torch.ones_like(value),))[:2]
+        return torch.cat([value, slope * x[:, 1:]], 1)

@@ -1,0 +1,210 @@
+"""The engine of the FNO: blocks of rows, chunks of samples, push-forward, export, FFT fallback."""
+
+import laws
+import pytest
+import torch
+from catalogue import EXACT, OBLONG, SQUARE, groups
+from torch.nn import functional
+
+import fieldsym as fs
+from fieldsym.operators import blocks, fourier
+from fieldsym.operators.blocks import by_blocks
+from fieldsym.operators.fourier import TruncatedFourier
+from fieldsym.operators.tangents import Tangents
+
+D4, D2 = groups.dihedral(4), groups.dihedral(2)
+FLOW = fs.Bundle(OBLONG, "scalar p + vector u")
+SQUARE_FLOW = fs.Bundle(SQUARE, "scalar p + vector u")
+CASES = [
+    (FLOW, D2, (5, 7), (12, 15), {}),
+    (SQUARE_FLOW, D4, (5, 5), (12, 12), {"channel_mlp_skip": "linear"}),
+    (SQUARE_FLOW, None, (5, 5), (13, 12), {"fno_skip": "identity", "non_linearity": torch.tanh}),
+    (fs.Bundle(fs.Torus((2.0,)), "scalar p"), groups.reflections(1), (5,), (16,), {}),
+    (fs.Bundle(fs.Box((2.0, 3.0), (True, False)), "scalar p + vector u"), D2, (3, 3), (8, 10),
+     {"use_channel_mlp": False}),
+    (fs.Bundle(fs.Torus((1.0, 2.0, 1.5)), "vector u"), groups.reflections(3), (3, 3, 3), (6, 4, 5),
+     {"lifting_channel_ratio": 0}),
+]  # fmt: skip
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch):
+    """Blocks of a single row and chunks of a single sample."""
+    monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 1)
+    monkeypatch.setitem(blocks.CHUNK_BYTES, "cpu", 1)
+
+
+def build(bundle, group, modes, options):
+    width = 6 if group is None else 2 * group.order
+    model = fs.FNO(bundle, bundle, group=group, n_modes=modes, hidden_channels=width, n_layers=2,
+                   **options).double()  # fmt: skip
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))  # biases start at zero
+    return model
+
+
+def gradients(model, u):
+    model.zero_grad()
+    u = u.clone().requires_grad_()
+    value = model(u)
+    (value.square().sum() + value.sin().sum()).backward()
+    return [value.detach(), u.grad, *(p.grad for p in model.parameters())]
+
+
+@pytest.mark.parametrize(("bundle", "group", "modes", "grid", "options"), CASES)
+def test_blocks_give_the_same_values_and_gradients(
+    bundle, group, modes, grid, options, monkeypatch
+):
+    model, u = build(bundle, group, modes, options), laws.noise(bundle, grid, batch=3)
+    whole = gradients(model, u)
+    for size in (1, 1000):
+        monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", size)
+        monkeypatch.setitem(blocks.CHUNK_BYTES, "cpu", 2 * size)
+        for one, other in zip(gradients(model, u), whole, strict=True):
+            laws.assert_close(one, other, 1e-12)
+        with torch.no_grad():
+            before = u.clone()
+            laws.assert_close(model(u), whole[0], 1e-13)
+            assert torch.equal(u, before)  # the field that was given is not written to
+
+
+@pytest.mark.parametrize("group", [D4, groups.cyclic(4)], ids=repr)
+def test_blocks_keep_the_symmetry(group, dtype, tiny_blocks):
+    model = build(SQUARE_FLOW, group, (5, 5), {}).to(dtype)
+    laws.assert_equivariant(model, group, SQUARE_FLOW, SQUARE_FLOW, (12, 12), dtype, EXACT[dtype])
+
+
+def test_blocks_differentiate_twice(tiny_blocks):
+    """A penalty on the slope in u: gradients through gradients."""
+    model, u = build(FLOW, D2, (3, 3), {}), laws.noise(FLOW, (6, 8), batch=2)
+
+    def penalty(model, u):
+        u = u.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(u).square().sum(), u, create_graph=True)
+        return slope.square().sum()
+
+    found = torch.autograd.grad(penalty(model, u), list(model.parameters()))
+    step, names = 1e-6, dict(model.named_parameters())
+    direction = {n: torch.randn_like(p) for n, p in names.items()}
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for n, p in names.items():
+                p.add_(direction[n], alpha=sign * step if sign == 1 else -2 * step)
+        ends.append(penalty(model, u))
+    slope = float(((ends[0] - ends[1]) / (2 * step)).detach())
+    got = sum(float((g * d).sum()) for g, d in zip(found, direction.values(), strict=True))
+    assert got == pytest.approx(slope, rel=1e-5)
+
+
+def test_a_body_that_forgets_an_input_is_seen(tiny_blocks):
+    """The comparison above can fail: a gradient that is not summed over blocks."""
+    x, w = torch.randn(4, 3).requires_grad_(), torch.randn(3, 3).requires_grad_()
+    (y,) = by_blocks(lambda rows, shared: (rows[0] @ shared[0],), (x,), (w,))
+    y.sum().backward()
+    one_block = x.detach()[-1:].sum(0)[:, None].expand(3, 3)
+    assert torch.allclose(w.grad, x.detach().sum(0)[:, None].expand(3, 3))
+    assert not torch.allclose(w.grad, one_block, atol=1e-3)
+
+
+# Push-forward -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bundle", "group", "modes", "grid", "options"), CASES)
+def test_push_forward_is_the_jvp(bundle, group, modes, grid, options, monkeypatch):
+    model, u = build(bundle, group, modes, options), laws.noise(bundle, grid, batch=2)
+    tangents = torch.randn(3, *u.shape, dtype=u.dtype)
+    for size in (2**20, 1):
+        monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", size)
+        with torch.no_grad():
+            value, slopes = model.push_forward(u, tangents)
+        laws.assert_close(value, model(u), 1e-13)
+        for v, slope in zip(tangents, slopes, strict=True):
+            laws.assert_close(slope, torch.func.jvp(model, (u,), (v,))[1], 1e-12)
+
+
+def test_push_forward_of_a_norm_and_of_penalties(tiny_blocks):
+    model = fs.FNO(FLOW, FLOW, group=D2, n_modes=3, hidden_channels=8, n_layers=1,
+                   norm="instance_norm").double()  # fmt: skip
+    u, v = laws.noise(FLOW, (6, 8)), laws.noise(FLOW, (6, 8))
+    direct = torch.func.jvp(model, (u,), (v,))[1]
+    laws.assert_close(model.push_forward(u, v[None])[1][0], direct, 1e-12)
+    model = build(FLOW, D2, (3, 3), {})
+    found = []
+    for slope in (model.push_forward(u, v[None])[1][0], torch.func.jvp(model, (u,), (v,))[1]):
+        model.zero_grad()
+        slope.square().sum().backward()
+        found.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None) or float(
+            (one if other is None else other).norm()
+        ) == 0
+        if one is not None and other is not None:
+            laws.assert_close(one, other, 1e-10)
+
+
+class MovedBias(Tangents):
+    """A calculus that adds the bias to tangents too."""
+
+    def linear(self, x, matrix, bias):
+        return functional.linear(x, matrix, bias)
+
+
+def test_a_bias_on_tangents_is_seen(monkeypatch):
+    model, u = build(FLOW, D2, (3, 3), {}), laws.noise(FLOW, (6, 8))
+    v = torch.randn_like(u)
+    monkeypatch.setattr("fieldsym.operators.fno.Tangents", MovedBias)
+    with pytest.raises(AssertionError):
+        laws.assert_close(
+            model.push_forward(u, v[None])[1][0], torch.func.jvp(model, (u,), (v,))[1], 1e-3
+        )
+
+
+def test_push_forward_says_what_it_takes():
+    model = build(FLOW, D2, (3, 3), {})
+    u = laws.noise(FLOW, (6, 8))
+    with pytest.raises(
+        fs.BundleError, match=r"tangents \(directions, batch, channel, \*grid\); got"
+    ):
+        model.push_forward(u, u)
+
+
+# Export, FFT --------------------------------------------------------------------------------------
+
+
+def test_exports_with_dynamic_batch_and_grid():
+    model = fs.FNO(FLOW, FLOW, group=D2, n_modes=(3, 5), hidden_channels=8, n_layers=1)
+    batch, x, y = (torch.export.Dim(n, min=2, max=64) for n in ("batch", "x", "y"))
+    x, y = torch.export.Dim("x", min=6, max=64), torch.export.Dim("y", min=6, max=64)
+    u = torch.randn(3, 3, 12, 16)
+    program = torch.export.export(model, (u,), dynamic_shapes=({0: batch, 2: x, 3: y},))
+    for shape in ((3, 3, 12, 16), (5, 3, 9, 20)):
+        u = torch.randn(shape)
+        assert torch.allclose(program.module()(u), model(u), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("grid", "modes"), [((16,), (7,)), ((9, 12), (9, 7)), ((6, 8, 7), (5, 7, 3))]
+)
+def test_the_fft_gives_what_the_matrices_give(grid, modes, dtype, monkeypatch):
+    u = torch.randn(2, 3, *grid, dtype=dtype)
+    by_matrix = TruncatedFourier(grid, modes, u)
+    monkeypatch.setattr(fourier, "FFT_MODES", 1)
+    by_fft = TruncatedFourier(grid, modes, u)
+    assert by_fft.matrices == [None] * len(grid)
+    tol = {torch.float32: 1e-6, torch.float64: 1e-14}[dtype]
+    z = by_matrix.forward(u)
+    assert (by_fft.forward(u) - z).abs().max() < tol
+    laws.assert_close(by_fft.inverse(z), by_matrix.inverse(z), 100 * tol)
+    layer = fs.operators.spectral.SpectralConv(
+        fs.Representation("3 scalar", len(grid)), fs.Representation("2 scalar", len(grid)),
+        groups.trivial(len(grid)), modes,
+    ).to(dtype)  # fmt: skip
+    u.requires_grad_()
+    layer(u).square().sum().backward()
+    slope = u.grad.clone()
+    monkeypatch.undo()
+    u.grad = None
+    layer(u).square().sum().backward()
+    laws.assert_close(slope, u.grad, 100 * tol)
