@@ -9,7 +9,9 @@ A representation is a list of typed blocks, written as a string: parity is part 
 ``scalar`` (1), ``pseudoscalar`` (1, changes sign under reflections: vorticity, stream function),
 ``vector`` (d), ``axial vector`` (d), ``symmetric tensor`` (xx, yy, xy or xx, yy, zz, xy, xz, yz),
 ``symmetric traceless tensor`` (xx, xy or xx, yy, xy, xz, yz), and for a finite group ``regular``
-(one channel per element, permuted) and ``trivial`` (another word for scalar).
+(one channel per element, permuted) and ``trivial`` (another word for scalar). The populations of a
+lattice-Boltzmann method, ``d2q9 populations`` and ``d3q19 populations``, are permuted as the
+velocities of the lattice are (:mod:`fieldsym.lattice_velocities`).
 
 To add one: write its kind below (components, ρ and dρ) and enter its words in ``KINDS``.
 """
@@ -29,6 +31,7 @@ from torch import Tensor
 
 from fieldsym.errors import RepresentationError
 from fieldsym.group import Element, Generator, Group, snap
+from fieldsym.lattice_velocities import VELOCITY_SETS, VelocitySet
 
 Array = np.ndarray
 
@@ -85,6 +88,14 @@ def _tensor_kind(words: str, traceless: bool) -> Kind:
     )
 
 
+def _population_kind(lattice: VelocitySet) -> Kind:
+    one = np.eye(lattice.size)
+    size, dims = lattice.size, (lattice.dim,)
+    return Kind(
+        lattice.words, lambda d: size, lattice.permutation, lattice.derivative, lambda d: one, dims
+    )
+
+
 def _one(dim: int) -> Array:
     return np.eye(1)
 
@@ -99,6 +110,7 @@ KINDS = {
         Kind("axial vector", lambda d: d, lambda a: _det(a) * a, lambda a: a, np.eye, (2, 3)),
         _tensor_kind("symmetric tensor", traceless=False),
         _tensor_kind("symmetric traceless tensor", traceless=True),
+        *map(_population_kind, VELOCITY_SETS.values()),
     )
 }  # fmt: skip
 WORDS = (*KINDS, "regular", "trivial")
@@ -172,8 +184,8 @@ class Representation:
             return self._finite_group().order
         if self.dim not in KINDS[kind].dims:
             raise RepresentationError(
-                f"A {kind} needs a base of {' or '.join(map(str, KINDS[kind].dims))} dimensions; "
-                f"this one has {self.dim}."
+                f"The type '{kind}' needs a base of {' or '.join(map(str, KINDS[kind].dims))} "
+                f"dimensions; this one has {self.dim}."
             )
         return KINDS[kind].size(self.dim)
 
@@ -253,6 +265,18 @@ class Representation:
     def is_euclidean(self) -> bool:
         """Whether the fibre norm is the plain sum of squares."""
         return bool((self.gram == torch.eye(self.channels, dtype=torch.float64)).all())
+
+    @property
+    def turns(self) -> bool:
+        """Whether rotations by every angle act on it, which they do not on permuted channels.
+
+        Examples
+        --------
+        >>> [Representation(text, 2).turns for text in ("vector u", "d2q9 populations f")]
+        [True, False]
+        """
+        permuted = {"regular", *VELOCITY_SETS}
+        return not any(block.kind in permuted for block in self.blocks)
 
     def _check_dim(self, dim: int) -> None:
         if dim != self.dim:

@@ -43,6 +43,8 @@ REPRESENTATIONS = [
     (2, "2 symmetric tensor s + symmetric traceless tensor t + trivial"),
     (3, "scalar p + pseudoscalar w + 2 vector u + axial vector b"),
     (3, "symmetric tensor s + 2 symmetric traceless tensor t"),
+    (2, "2 d2q9 populations f + vector u"),
+    (3, "pseudoscalar w + d3q19 populations f"),
 ]
 
 BASES = {
@@ -73,6 +75,12 @@ def largest_group(base, grid):
     """The largest point group that acts on a base and grid."""
     whole = {1: groups.reflections(1), 2: groups.dihedral(4), 3: groups.octahedral()}[base.dim]
     return whole.acting_on(base, grid)
+
+
+def permutes_axes(group):
+    """Whether a finite group permutes the axes up to sign, as populations of a lattice need it."""
+    entries = [abs(g.matrix) for g in group.elements]
+    return group.is_finite and all(((m < 1e-9) | (m > 1 - 1e-9)).all() for m in entries)
 
 
 FIBRES = {
@@ -120,6 +128,8 @@ SPACE_TYPES = [
     ("scalar p + vector u", "pseudoscalar w + axial vector b + symmetric tensor s"),
     ("symmetric traceless tensor t", "vector u + symmetric traceless tensor t"),
 ]
+POPULATION_TYPES = ("d2q9 populations f + scalar p", "vector u + 2 d2q9 populations f")
+SPACE_POPULATION_TYPES = ("d3q19 populations f", "vector u + d3q19 populations f")
 CUBE = (fs.Torus((1.0, 1.0, 1.0)), ((6, 6, 6), (7, 7, 7)), (5, 5, 5))
 BRICK = (fs.Torus((1.0, 1.0, 2.0)), ((6, 6, 8), (7, 7, 5)), (5, 5, 3))
 CUBOID = (fs.Torus((1.0, 1.5, 2.0)), ((6, 5, 8), (7, 6, 5)), (3, 5, 3))
@@ -156,6 +166,16 @@ CASES = [
         )
         for types in SPACE_TYPES
     ),
+    *(
+        Case(group, *where, *POPULATION_TYPES)
+        for group, where in (
+            (groups.dihedral(1), RECTANGLES),
+            (groups.dihedral(2), RECTANGLES),
+            (groups.cyclic(4), SQUARES),
+            (groups.dihedral(4), SQUARES),
+        )
+    ),
+    Case(groups.octahedral(), CUBE[0], CUBE[1][:1], CUBE[2], *SPACE_POPULATION_TYPES),
 ]
 
 

@@ -121,7 +121,8 @@ ERRORS = {
     "unknown word": (
         lambda: fs.Representation("scaler p", 2), fs.RepresentationError,
         "with a type out of: scalar, pseudoscalar, vector, axial vector, symmetric tensor, "
-        "symmetric traceless tensor, regular, trivial; got 'scaler p'."),
+        "symmetric traceless tensor, d2q9 populations, d3q19 populations, regular, trivial; got "
+        "'scaler p'."),
     "nothing": (lambda: fs.Representation("", 2), fs.RepresentationError, "got ''"),
     "trailing plus": (lambda: fs.Representation("scalar +", 2), fs.RepresentationError, "got ''"),
     "no copies": (
@@ -136,7 +137,7 @@ ERRORS = {
         "Each name may occur once in 'scalar p + vector p'; got ['p', 'p']"),
     "tensor on a line": (
         lambda: fs.Representation("symmetric tensor s", 1), fs.RepresentationError,
-        "A symmetric tensor needs a base of 2 or 3 dimensions; this one has 1."),
+        "The type 'symmetric tensor' needs a base of 2 or 3 dimensions; this one has 1."),
     "axial vector on a line": (
         lambda: fs.Representation("axial vector b", 1), fs.RepresentationError,
         "needs a base of 2 or 3 dimensions"),

@@ -6,7 +6,7 @@ import laws
 import numpy as np
 import pytest
 import torch
-from catalogue import CONTINUOUS, FINITE, REPRESENTATIONS, SQUARE, rep
+from catalogue import CONTINUOUS, FINITE, REPRESENTATIONS, SQUARE, permutes_axes, rep
 
 import fieldsym as fs
 
@@ -27,7 +27,7 @@ def pairs():
     return [
         pytest.param(text, group, id=f"{group.name}: {text}")
         for (dim, text), group in itertools.product(REPRESENTATIONS, FINITE + POINT)
-        if group.dim == dim
+        if group.dim == dim and (rep(text, dim).turns or permutes_axes(group))
     ]
 
 

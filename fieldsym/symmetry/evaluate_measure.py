@@ -87,7 +87,8 @@ class Setup:
         """Find the number of steps for a model and some reference operators."""
         turns = len(self.batches(CURVE_SAMPLES))
         passes = len(self.batches()) + (probes - 1) * len(self.batches(REFERENCE_SAMPLES))
-        curves = (curve_region(self.probe.ins) is not None) + has_shifts(self.probe.ins)
+        turning = self.probe.outs.bundle.representation.turns
+        curves = (turning and curve_region(self.probe.ins) is not None) + has_shifts(self.probe.ins)
         self.total = passes * (1 + len(self.group.generators)) + probes * curves * turns
 
     def can_measure(self, kind: str) -> bool:
@@ -220,7 +221,7 @@ def scale_of(setup: Setup, xi: Generator) -> tuple[float, str]:
 def curve_region(ruler: Ruler) -> Region | None:
     """Where an orbit curve is measured; None where it cannot be."""
     base = ruler.bundle.base
-    if base.dim != 2 or not ruler.covers_region():
+    if base.dim != 2 or not ruler.covers_region() or not ruler.bundle.representation.turns:
         return None
     square = all(base.periodic) and np.ptp(base.lengths) < 1e-9 * base.lengths[0]
     if ruler.region is not None or not square or ruler.mask is not None:
@@ -236,7 +237,7 @@ def has_shifts(ruler: Ruler) -> bool:
 def orbit_curve(setup: Setup, probe: Probe) -> Array | None:
     """Median defect of windowed rotations by ``ANGLES``; NaN where one cannot be done."""
     region = curve_region(probe.ins)
-    if region is None:
+    if region is None or not probe.outs.bundle.representation.turns:
         return None
     ins, outs = (Ruler(r.bundle, r.grid, region) for r in (probe.ins, probe.outs))
     inside = Probe(probe.operator, ins, outs, probe.dtype, probe.name)
