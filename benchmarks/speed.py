@@ -1,104 +1,174 @@
-"""Speed: one training step and one forecast of the D4 FNO against neuraloperator's FNO.
+"""Speed: training step, inference and memory of the D4 FNO against neuraloperator's FNO.
 
-    python benchmarks/speed.py
+    python benchmarks/speed.py                           # 64², 128², 256² with n_modes 17 and 33
+    python benchmarks/speed.py --cases 128,33,8 --rounds 15
 
-Same width, modes, layers, grid and batch; Adam; medians of interleaved repeats in one process, and
-the ratio to neuraloperator in the same run. Run it with nothing else on the machine.
+Same width, modes, layers, grid and batch. A training step is forward, mean squared error, backward
+and Adam; inference is a forward pass under ``torch.inference_mode``. Medians of interleaved rounds
+in one process (smallest and largest in brackets), and how many times faster than the peer in the
+same run. Memory is measured twice: what tensors of a first inference hold at most beyond weights
+and input (tables that are kept included, scratch space inside libraries not seen), and by how much
+the process grows at most in a second one. Run it with nothing else on the machine.
+
+The operator without a group stands beside it: what the engine saves, told apart from what the
+symmetry does.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-import warnings
+import argparse
+from collections.abc import Sequence
+from functools import partial
 
 import torch
-from common import real_parameters, record, report
+from common import (
+    Timing,
+    integers,
+    interleaved,
+    mebibytes,
+    neuralop_fno,
+    peak_extra_memory,
+    peak_resident,
+    real_parameters,
+    record,
+    report,
+    training_step,
+)
+from torch import Tensor, nn
 
 import fieldsym as fs
 
-CASES = ((64, 32, 17, 8), (64, 64, 17, 8), (64, 64, 33, 8), (128, 64, 17, 4), (128, 64, 33, 4))
-REPEATS, WARM_UP = 9, 2
+PEER, FREE, OURS = "neuraloperator FNO", "fs.FNO, no group", "fs.FNO, D4"
+CASES = ((64, 17, 8), (64, 33, 8), (128, 17, 8), (128, 33, 8), (256, 17, 4), (256, 33, 4))
+METRICS = ("training step", "inference", "tensor memory", "process memory", "parameters")
+ASKED = dict(zip(METRICS, (2, 3, 4, 4, 6), strict=True))  # peer / ours
+MEMORIES = METRICS[2:4]
+Facts = dict[str, tuple[float, str]]  # metric: ratio PEER / OURS and its spread
 
 
-def models(width: int, n_modes: int) -> dict[str, torch.nn.Module]:
+def models(width: int, n_modes: int, layers: int) -> dict[str, nn.Module]:
     """The peer, and ours without and with the group."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from neuralop.models import FNO
+    peer = neuralop_fno(width, n_modes, n_layers=layers)
+    return {PEER: peer, **own_models(width, n_modes, layers)}
 
+
+def own_models(width: int, n_modes: int, layers: int) -> dict[str, nn.Module]:
+    """Ours without and with the group."""
     w = fs.Bundle(fs.Torus((1.0, 1.0)), "pseudoscalar w")
-    size = {"n_modes": n_modes, "hidden_channels": width}
+    size = {"n_modes": n_modes, "hidden_channels": width, "n_layers": layers}
     return {
-        "neuraloperator FNO": FNO(
-            n_modes=(n_modes, n_modes),
-            in_channels=1,
-            out_channels=1,
-            hidden_channels=width,
-            positional_embedding=None,
-        ),
-        "fs.FNO, no group": fs.FNO(w, w, **size),
-        "fs.FNO, D4": fs.FNO(w, w, group=fs.groups.dihedral(4), **size),
+        FREE: fs.FNO(w, w, **size),
+        OURS: fs.FNO(w, w, group=fs.groups.dihedral(4), **size),
     }
 
 
-def step_time(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> float:
-    start = time.perf_counter()
-    optimizer.zero_grad()
-    model(x).square().mean().backward()
-    optimizer.step()
-    return time.perf_counter() - start
+def inference(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return model(x)
 
 
-@torch.no_grad()
-def forward_time(model: torch.nn.Module, x: torch.Tensor) -> float:
-    start = time.perf_counter()
-    model(x)
-    return time.perf_counter() - start
+def measure(
+    zoo: dict[str, nn.Module], x: Tensor, rounds: int
+) -> tuple[dict[str, tuple[int, int | None]], dict[str, Timing], dict[str, Timing]]:
+    """Peak bytes of inference (tensors, process), seconds of inference and of a training step."""
+    memory = {}
+    for name, model in zoo.items():
+        call = partial(inference, model.eval(), x)
+        memory[name] = (peak_extra_memory(call), peak_resident(call))
+    forwards = interleaved({n: partial(inference, m, x) for n, m in zoo.items()}, rounds=rounds)
+    y = torch.randn_like(x)
+    steps = {
+        name: partial(training_step, model, torch.optim.Adam(model.train().parameters()), x, y)
+        for name, model in zoo.items()
+    }
+    return memory, forwards, interleaved(steps, rounds=rounds)
 
 
-def measure(grid: int, width: int, n_modes: int, batch: int) -> dict[str, tuple[float, float]]:
-    """Median seconds of a step and of a forward pass for every model."""
+def one_case(
+    case: tuple[int, ...], options: argparse.Namespace
+) -> tuple[list[tuple[str, ...]], dict[str, Facts]]:
+    """Rows of the table, and every ratio to the peer, of one grid, n_modes and batch."""
+    grid, n_modes, batch = case
     torch.manual_seed(0)
-    zoo = models(width, n_modes)
-    optimizers = {name: torch.optim.Adam(model.parameters()) for name, model in zoo.items()}
+    zoo = models(options.width, n_modes, options.layers)
     x = torch.randn(batch, 1, grid, grid)
-    steps: dict[str, list[float]] = {name: [] for name in zoo}
-    forwards: dict[str, list[float]] = {name: [] for name in zoo}
-    for repeat in range(WARM_UP + REPEATS):
-        for name, model in zoo.items():
-            one, two = step_time(model, optimizers[name], x), forward_time(model, x)
-            if repeat >= WARM_UP:
-                steps[name].append(one)
-                forwards[name].append(two)
-    return {n: (statistics.median(steps[n]), statistics.median(forwards[n])) for n in zoo}
-
-
-def main() -> None:
-    rows, facts = [], []
-    for grid, width, n_modes, batch in CASES:
-        times = measure(grid, width, n_modes, batch)
-        peer = times["neuraloperator FNO"]
-        sizes = {name: real_parameters(model) for name, model in models(width, n_modes).items()}
-        case = f"{grid}², width {width}, n_modes {n_modes}, batch {batch}"
-        for name, (step, forward) in times.items():
-            rows.append(
-                (
-                    case,
-                    name,
-                    f"{sizes[name]:,}",
-                    f"{1e3 * step:.0f} ms",
-                    f"{step / peer[0]:.2f}",
-                    f"{1e3 * forward:.0f} ms",
-                    f"{forward / peer[1]:.2f}",
-                )
+    memory, forwards, steps = measure(zoo, x, options.rounds)
+    rows, facts = [], {}
+    for name, model in zoo.items():
+        facts[name] = ratios = {
+            "training step": _faster(steps, name),
+            "inference": _faster(forwards, name),
+            "tensor memory": _less(memory, name, 0),
+            "process memory": _less(memory, name, 1),
+            "parameters": (real_parameters(zoo[PEER]) / real_parameters(model), "exact"),
+        }
+        rows.append(
+            (
+                f"{grid}², n_modes {n_modes}, batch {batch}",
+                name,
+                f"{real_parameters(model):,} ({ratios['parameters'][0]:.1f})",
+                str(steps[name]),
+                "{:.2f} ({})".format(*ratios["training step"]),
+                str(forwards[name]),
+                "{:.2f} ({})".format(*ratios["inference"]),
+                *(
+                    f"{mebibytes(size)} ({ratios[kind][0]:.2f})"
+                    for kind, size in zip(MEMORIES, memory[name], strict=True)
+                ),
             )
-            facts += [(f"{name}, {case}", "training step ratio", step / peer[0], "median of 9")]
-            facts += [(f"{name}, {case}", "forward ratio", forward / peer[1], "median of 9")]
-        print(f"measured {case}", flush=True)
-    header = ("case", "model", "real parameters", "training step", "ratio", "forward", "ratio")
-    report("Speed against neuraloperator", header, rows)
-    record("speed", facts)
+        )
+    return rows, facts
+
+
+def _faster(times: dict[str, Timing], name: str) -> tuple[float, str]:
+    peer = times[PEER]
+    return times[name].times_faster_than(peer), times[name].spread_against(peer)
+
+
+def _less(memory: dict[str, tuple[int, int | None]], name: str, kind: int) -> tuple[float, str]:
+    peer, own = memory[PEER][kind], memory[name][kind]
+    return (peer / own if peer and own else float("nan")), "one call"
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument(
+        "--cases", type=integers, nargs="+", default=CASES, metavar="GRID,N_MODES,BATCH"
+    )
+    options.add_argument("--width", type=int, default=64)
+    options.add_argument("--layers", type=int, default=4)
+    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    rows, worst = [], dict.fromkeys(ASKED, float("inf"))
+    for case in options.cases:
+        added, facts = one_case(case, options)
+        rows += added
+        record(
+            f"speed, {added[0][0]}",
+            [
+                (f"{name}, width {options.width}", f"{metric}: peer / this", ratio, spread)
+                for name, ratios in facts.items()
+                for metric, (ratio, spread) in ratios.items()
+            ],
+        )
+        for metric, (ratio, _) in facts[OURS].items():
+            worst[metric] = min(worst[metric], ratio)
+        print(f"measured {added[0][0]}", flush=True)
+    header = ("case", "model", "real parameters (fewer)", "training step", "times faster",
+              "inference", "times faster", *(f"{m} (times less)" for m in MEMORIES))  # fmt: skip
+    title = (
+        f"Speed against neuraloperator: width {options.width}, {options.layers} layers, seed 0, "
+        f"{options.rounds} rounds"
+    )
+    report(title, header, rows)
+    for metric, asked in ASKED.items():
+        print(f"{metric}: peer / D4 at least {worst[metric]:.2f} (asked: {asked:g})", flush=True)
 
 
 if __name__ == "__main__":

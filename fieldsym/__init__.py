@@ -15,9 +15,15 @@ from fieldsym.errors import BundleError, DataError, GridError, GroupError, Repre
 from fieldsym.group import Element, Generator, Group
 from fieldsym.lie import finite_defect, infinitesimal_defect, lie_derivative
 from fieldsym.manifold import Box, Manifold, Region, Torus
+from fieldsym.operators import frames
+from fieldsym.operators.collision import LatticeCollision
+from fieldsym.operators.external import HeldField
 from fieldsym.operators.fno import FNO
+from fieldsym.operators.nullspace import Constraint, NullSpaceWeight, null_basis
+from fieldsym.operators.steerable_fno import SteerableFNO
 from fieldsym.representation import Representation
 from fieldsym.surrogate import Surrogate
+from fieldsym.symmetry.enforce import enforce, project_, release
 from fieldsym.symmetry.evaluate import evaluate
 
 __all__ = [
@@ -25,6 +31,7 @@ __all__ = [
     "Box",
     "Bundle",
     "BundleError",
+    "Constraint",
     "DataError",
     "Element",
     "Fields",
@@ -32,21 +39,30 @@ __all__ = [
     "GridError",
     "Group",
     "GroupError",
+    "HeldField",
+    "LatticeCollision",
     "Manifold",
+    "NullSpaceWeight",
     "Region",
     "Representation",
     "RepresentationError",
+    "SteerableFNO",
     "Surrogate",
     "Torus",
     "act",
     "act_infinitesimal",
     "action_method",
+    "enforce",
     "evaluate",
     "finite_defect",
+    "frames",
     "groups",
     "infinitesimal_defect",
     "lie_derivative",
+    "null_basis",
     "open_fields",
+    "project_",
+    "release",
     "report",
     "simulate",
     "testing",

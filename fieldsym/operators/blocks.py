@@ -23,7 +23,9 @@ BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**28}
 CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**30}
 
 
-def by_blocks(body: Body, rows: Tensors, shared: Shared, *, reuse: bool = False) -> Tensors:
+def by_blocks(
+    body: Body, rows: Tensors, shared: Shared, *, channels: int, reuse: bool = False
+) -> Tensors:
     """``body(rows, shared)``, a block of rows at a time.
 
     Parameters
@@ -31,6 +33,7 @@ def by_blocks(body: Body, rows: Tensors, shared: Shared, *, reuse: bool = False)
     body : maps tensors with equally many rows (their first axis) to such tensors, row by row
     rows : its inputs
     shared : what every row uses: weights and matrices
+    channels : how many channels the body works with, which sets the size of a block
     reuse : where nothing is recorded, write the first output over the first input
 
     Notes
@@ -42,10 +45,10 @@ def by_blocks(body: Body, rows: Tensors, shared: Shared, *, reuse: bool = False)
     --------
     >>> import torch
     >>> x, w = torch.ones(4, 3), torch.eye(3)
-    >>> by_blocks(lambda rows, shared: (rows[0] @ shared[0],), (x,), (w,))[0].sum()
+    >>> by_blocks(lambda rows, shared: (rows[0] @ shared[0],), (x,), (w,), channels=3)[0].sum()
     tensor(12.)
     """
-    if _is_transformed(rows[0]) or (size := _block_rows(rows[0])) >= len(rows[0]):
+    if _is_transformed(rows[0]) or (size := _block_rows(rows[0], channels)) >= len(rows[0]):
         return body(rows, shared)
     tensors = [t for t in (*rows, *shared) if t is not None]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
@@ -70,9 +73,9 @@ def _is_transformed(x: Tensor) -> bool:
     )
 
 
-def _block_rows(x: Tensor) -> int:
-    """Rows of one block."""
-    bytes_per_row = max(1, x[0].numel() * x.element_size()) if len(x) else 1
+def _block_rows(x: Tensor, channels: int) -> int:
+    """Rows (..., channel) of one block."""
+    bytes_per_row = max(1, x[:1, ..., 0].numel() * channels * x.element_size())
     return max(1, BLOCK_BYTES.get(x.device.type, 2**28) // bytes_per_row)
 
 

@@ -248,7 +248,7 @@ class FNO(nn.Module):
         return y.movedim(-3, 1).movedim(-1, 1)
 
     def _run_chunk(self, x: Tensor, fourier: TruncatedFourier, calculus: Values) -> Tensor:
-        last = fourier.dim - 1
+        last, width = fourier.dim - 1, self.hidden_channels
         shape = x.shape[:-2]
 
         def with_coefficients(y: Tensor) -> Tensors:
@@ -260,7 +260,7 @@ class FNO(nn.Module):
         def project(rows: Tensors, shared: Shared) -> Tensors:
             return (self.projection.points(rows[0], shared, calculus),)
 
-        rows, half = by_blocks(lift, (x.flatten(0, last),), self.lifting.tensors())
+        rows, half = by_blocks(lift, (x.flatten(0, last),), self.lifting.tensors(), channels=width)
         for layer in self._layers():
             mid = mix_rows(layer.convolution, half.view(*shape, *half.shape[2:]), fourier)
             mid = mid.flatten(0, last)
@@ -275,8 +275,8 @@ class FNO(nn.Module):
                 field = fourier.synthesise(rows[1], last, 2)
                 return with_coefficients(layer.points(rows[0], field, shared, calculus))
 
-            rows, half = by_blocks(after, (rows, mid), layer.tensors(), reuse=True)
-        (y,) = by_blocks(project, (rows,), self.projection.tensors())
+            rows, half = by_blocks(after, (rows, mid), layer.tensors(), channels=width, reuse=True)
+        (y,) = by_blocks(project, (rows,), self.projection.tensors(), channels=width)
         return y.view(*x.shape[:-1], -1)
 
     def _layers(self) -> list[Layer]:

@@ -1,0 +1,313 @@
+"""Adopting somebody else's module: its layers, the types of its channels, and its tied weights.
+
+Three steps, all undone if the symmetry is not exact in the end: find the layers (``adopt_layers``,
+``adopt_neuralop``, ``adopt_blocks`` and what :func:`register` was told), follow the types of the
+channels through one forward pass (``adopt_trace``, ``adopt_types``), and tie the entries of every
+weight by ``torch.nn.utils.parametrize`` (``adopt_tables``, ``adopt_weights``).
+
+To add a layer class: :func:`register` a function that returns the constraints of its parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from fieldsym.bundle import Bundle
+from fieldsym.errors import BundleError, GridError, GroupError, RepresentationError
+from fieldsym.group import AXES, Element, Group
+from fieldsym.operators.adopt_blocks import adapt_blocks
+from fieldsym.operators.adopt_layers import Layer, adapt_torch
+from fieldsym.operators.adopt_neuralop import adapt_neuralop, refuse_neuralop
+from fieldsym.operators.adopt_tie import Adoption, Kinds, constrained, tie_all
+from fieldsym.operators.adopt_trace import UNEVEN, Call, Trace, trace
+from fieldsym.operators.adopt_types import Types, Unknown
+from fieldsym.operators.nullspace import Constraint
+from fieldsym.representation import Representation
+
+Hidden = str | Representation | Mapping[str, str | Representation] | None
+Constraints = Callable[[nn.Module, Representation, Representation], Mapping[str, Constraint]]
+PERMUTED = (
+    "that only commutes with types whose channels the group permutes, such as scalar and regular"
+)
+_REGISTERED: dict[type[nn.Module], Constraints] = {}
+
+
+def register(layer_class: type[nn.Module], constraints_of: Constraints) -> None:
+    """Tell ``enforce`` how the parameters of a layer class move under a group.
+
+    Parameters
+    ----------
+    layer_class : subclass of nn.Module; its channels lie on axis 1
+    constraints_of : (layer, rep_in, rep_out) → {name of a parameter: Constraint}, see
+        :class:`fieldsym.operators.nullspace.Constraint`; parameters are real
+
+    Examples
+    --------
+    A layer that mixes channels by an ``einsum``:
+
+    >>> import torch, fieldsym as fs
+    >>> from fieldsym.operators.constraints import PointwiseConstraint
+    >>> class Mix(torch.nn.Module):
+    ...     def __init__(self, inside, out):
+    ...         super().__init__()
+    ...         self.matrix = torch.nn.Parameter(torch.randn(out, inside))
+    ...     def forward(self, x):
+    ...         return torch.einsum("oi,bi...->bo...", self.matrix, x)
+    >>> register(Mix, lambda layer, rep_in, rep_out: {"matrix": PointwiseConstraint(rep_in, rep_out)})
+    >>> wind = fs.Bundle(fs.Torus((1.0, 1.0)), "vector u")
+    >>> layer = fs.enforce(Mix(2, 2), fs.groups.cyclic(4), wind, wind)
+    >>> a, b = layer.matrix.detach()[0]                          # a 1 + b J
+    >>> bool(torch.allclose(layer.matrix, torch.stack([torch.stack([a, b]), torch.stack([-b, a])])))
+    True
+    """  # noqa: E501
+    _REGISTERED[layer_class] = constraints_of
+
+
+def adopt(
+    module: nn.Module, group: Group, source: Bundle, target: Bundle, hidden: Hidden
+) -> Adoption:
+    """Tie the weights of a module so that its layers commute with a group.
+
+    The caller measures the result and calls ``undo`` if it is not exact.
+
+    Raises
+    ------
+    GroupError, GridError, BundleError, RepresentationError   as ``enforce`` says.
+    """
+    if source.base != target.base:
+        raise BundleError(f"Input and output have one base; got {source.base} and {target.base}.")
+    group.check(source.base)
+    if constrained(module):
+        raise GroupError("This module is already enforced. Release it first with fs.release.")
+    points = point_group(group)
+    types = Types(points)
+    layers = survey(module, points.dim)
+    _check_exchanged(layers, points)
+    adoption = Adoption(module, types, _grid(layers, points), _dtype(module))
+    seen = _traced(adoption, layers, source, target)
+    _agree(types, seen)
+    _choose(types, seen, hidden)
+    _check_nature(types, layers, seen)
+    adoption.outputs = [(name, types.known(of), axis) for name, of, axis in seen.outputs]
+    try:
+        tie_all(adoption, layers, _ends(types, seen))
+    except BaseException:
+        adoption.undo()
+        raise
+    return adoption
+
+
+def _ends(types: Types, seen: Trace) -> dict[str, tuple[Kinds, Kinds]]:
+    """Types of the input and output of every layer."""
+    return {c.name: (types.known(c.source), types.known(c.target)) for c in seen.calls}
+
+
+def point_group(group: Group) -> Group:
+    """The finite group of the matrices of a group whose shifts may be continuous."""
+    elements = group.elements or (Element(np.eye(group.dim)), *group.components)
+    points = {Element(g.matrix).key: Element(g.matrix) for g in elements}
+    chosen = tuple(points.values())
+    if len(chosen) == len(group.elements):
+        return group
+    return Group(f"{group.name} without shifts", group.dim, (), chosen[1:], chosen)
+
+
+def survey(module: nn.Module, dim: int) -> dict[str, Layer]:
+    """The layers of a module, by name; every parameter must belong to one.
+
+    Raises
+    ------
+    GroupError   naming a part that breaks a symmetry, or a parameter of an unknown layer.
+    """
+    layers: dict[str, Layer] = {}
+    for name, part in module.named_modules():
+        if any(name.startswith(f"{other}.") for other in layers):
+            continue
+        refuse_neuralop(name, part)
+        layer = _adapt(name, part, dim)
+        if layer is not None:
+            layers[name] = layer
+    _check_covered(module, layers)
+    return layers
+
+
+def _adapt(name: str, part: nn.Module, dim: int) -> Layer | None:
+    constraints = _REGISTERED.get(type(part))
+    if constraints is not None:
+        return Layer(name, part, [], constraints=constraints)
+    return (
+        adapt_neuralop(name, part, dim)
+        or adapt_torch(name, part, dim)
+        or adapt_blocks(name, part, dim)
+    )
+
+
+def _check_covered(module: nn.Module, layers: Mapping[str, Layer]) -> None:
+    covered: set[int] = set()
+    for layer in layers.values():
+        names = {*layer.free, *(n for w in layer.weights for n in w.names)}
+        for name, parameter in layer.module.named_parameters():
+            if layer.constraints or name.partition(".")[0] in names:
+                covered.add(id(parameter))
+    for name, parameter in module.named_parameters():
+        if id(parameter) not in covered:
+            owner = module.get_submodule(name.rpartition(".")[0])
+            raise GroupError(
+                f"The parameter {name} belongs to a {type(owner).__name__}, which adoption does "
+                "not know, so it would stay unconstrained. Tell it how the parameters of that "
+                "class move: fieldsym.operators.adopt.register."
+            )
+
+
+def _exchanged(group: Group) -> list[int]:
+    """For each axis the first axis that the group exchanges it with."""
+    moves = np.abs(np.stack([np.rint(g.matrix) for g in group.elements])).max(0)
+    return [int(np.flatnonzero(row)[0]) for row in moves]
+
+
+def _check_exchanged(layers: Mapping[str, Layer], group: Group) -> None:
+    for layer in layers.values():
+        for what, sizes in layer.sizes.items():
+            for axis, other in enumerate(_exchanged(group)):
+                if sizes[axis] != sizes[other]:
+                    raise GridError(
+                        f"{layer.name} has {what} {sizes}, but {group.name} exchanges the axes "
+                        f"{AXES[other]} and {AXES[axis]}: use equal numbers along them."
+                    )
+
+
+def _grid(layers: Mapping[str, Layer], group: Group) -> tuple[int, ...]:
+    """A small even grid on which everything fits, unequal along axes that are not exchanged."""
+    least = [8] * group.dim
+    for layer in layers.values():
+        for axis, need in enumerate(layer.needs):
+            least[axis] = max(least[axis], need + 1)
+    return tuple(
+        max(n for n, o in zip(least, _exchanged(group), strict=True) if o == other) // 2 * 2
+        + 2
+        + 2 * other
+        for other in _exchanged(group)
+    )
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    kinds = (p.dtype for p in module.parameters() if p.is_floating_point() or p.is_complex())
+    return next(kinds, torch.float32).to_real()
+
+
+def _traced(
+    adoption: Adoption, layers: Mapping[str, Layer], source: Bundle, target: Bundle
+) -> Trace:
+    module, types = adoption.module, adoption.types
+    some = next(module.parameters(), torch.zeros(()))
+    x = torch.zeros(1, source.channels, *adoption.grid, dtype=adoption.dtype, device=some.device)
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        out, seen, of = trace(
+            module,
+            x,
+            types.of(source.representation),
+            types,
+            {name: (layer.axis, layer.keeps) for name, layer in layers.items()},
+        )
+    except RuntimeError as error:
+        raise BundleError(
+            f"The module does not accept sections of {source} on a grid of {adoption.grid} "
+            f"points: {error}"
+        ) from error
+    finally:
+        for part, flag in training.items():
+            part.training = flag
+    target.check(out, "The output bundle")
+    if tuple(out.shape[2:]) != adoption.grid:
+        raise GridError(
+            f"The module turns a grid of {adoption.grid} points into {tuple(out.shape[2:])}. Only "
+            "modules that keep the grid can be made equivariant."
+        )
+    if of is None:
+        raise GroupError("The types of the channels could not be followed to the output.")
+    if not types.unify(of, types.of(target.representation)):
+        raise GroupError(
+            f"The output of the module has the types {types.resolve(of)}, which cannot be those "
+            f"of '{target.representation}'."
+        )
+    unused = sorted(set(layers) - {call.name for call in seen.calls})
+    if unused:
+        raise GroupError(
+            f"A forward pass does not use {', '.join(unused)}, so the types of these layers are "
+            "unknown. Remove them, or call them in forward."
+        )
+    return seen
+
+
+def _agree(types: Types, seen: Trace) -> None:
+    """A layer that runs more than once has one type of input and one of output."""
+    first: dict[str, Call] = {}
+    for call in seen.calls:
+        one = first.setdefault(call.name, call)
+        for a, b in ((one.source, call.source), (one.target, call.target)):
+            if not types.unify(a, b):
+                raise GroupError(
+                    f"{call.name} is used on features of different types: {types.resolve(a)} and "
+                    f"{types.resolve(b)}. Use a layer of its own for each."
+                )
+
+
+def _choose(types: Types, seen: Trace, hidden: Hidden) -> None:
+    """Find the types that the forward pass left open."""
+    given = hidden if isinstance(hidden, Mapping) else {}
+    names = {name: of for name, of, _ in seen.outputs if name}
+    for name, chosen in given.items():
+        if name not in names:
+            raise RepresentationError(
+                f"hidden names {name!r}, which has no output of known channels; there are "
+                f"{', '.join(names)}."
+            )
+        if not types.unify(names[name], types.of(_representation(chosen, types.group))):
+            raise RepresentationError(
+                f"The output of {name} cannot be '{chosen}': its channels are "
+                f"{types.resolve(names[name])}."
+            )
+    common = None
+    if isinstance(hidden, str | Representation):
+        common = _representation(hidden, types.group)
+        types.of(common)
+    for of in [t for call in seen.calls for t in (call.source, call.target)]:
+        for term in types.resolve(of):
+            if isinstance(term, Unknown):
+                types.find(term, common)
+
+
+def _representation(text: str | Representation, group: Group) -> Representation:
+    return Representation(text, group.dim, group) if isinstance(text, str) else text
+
+
+def _check_nature(types: Types, layers: Mapping[str, Layer], seen: Trace) -> None:
+    """Refuse norms and pointwise functions on types whose components they do not commute with."""
+    for call in seen.calls:
+        nature = layers[call.name].nature
+        scalars = set(types.known(call.source)) <= {"scalar"}
+        what = f"{call.name} ({type(layers[call.name].module).__name__})"
+        if nature == "scalar" and not scalars:
+            raise GroupError(
+                f"{what} keeps statistics of every channel of '{types.representation(call.source)}'"
+                " over all images, which only commute with scalars. Use a norm without running "
+                "statistics (instance or group norm), or scalar hidden types."
+            )
+        if nature == "permuted" and not types.permutes(call.source):
+            raise GroupError(
+                f"{what} treats every channel of '{types.representation(call.source)}' by itself: "
+                f"{PERMUTED}."
+            )
+    for function, where, of in seen.bends:
+        signs = function not in UNEVEN
+        if not types.permutes(of, signs=signs):
+            raise GroupError(
+                f"{function} in {where} bends every channel of '{types.representation(of)}' by "
+                f"itself: {PERMUTED}{' (up to sign)' if signs else ''}."
+            )

@@ -1,0 +1,307 @@
+"""Tying the entries of adopted weights, and putting plain ones back.
+
+Every parameter of a layer is projected on the weights that commute with the group and parametrised
+by its free numbers; what was there before is remembered until the symmetry has been measured.
+
+>>> import torch, fieldsym as fs
+>>> wind = fs.Bundle(fs.Torus((1.0, 1.0)), "vector u")
+>>> layer = fs.enforce(torch.nn.Conv2d(2, 2, 1), fs.groups.dihedral(4), wind, wind)
+>>> constrained(layer), constrained(fs.release(layer))                # a multiple of 1, no constant
+(True, False)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from fieldsym.errors import GroupError, RepresentationError
+from fieldsym.operators.adopt_blocks import BlockGuard
+from fieldsym.operators.adopt_layers import Layer, Weight
+from fieldsym.operators.adopt_neuralop import SpectralGuard, densify, is_neuralop, wrap_again
+from fieldsym.operators.adopt_tables import Table, kernel_moves, mode_moves, whole_table
+from fieldsym.operators.adopt_types import Types
+from fieldsym.operators.adopt_weights import TiedWeight
+from fieldsym.operators.nullspace import NullSpaceWeight, null_basis
+
+Kinds = tuple[str, ...]
+TIES = (TiedWeight, NullSpaceWeight)
+GUARDS = (SpectralGuard, BlockGuard)
+
+
+@dataclass(eq=False)
+class Change:
+    """One parameter: what it was, what it is after the projection, and how to go back."""
+
+    module: nn.Module
+    name: str
+    full_name: str
+    old: nn.Parameter
+    new: Tensor
+
+    @property
+    def removed(self) -> float:
+        """Relative size of what the projection took away."""
+        before, after = _real(self.old).double(), _real(self.new).double()
+        size = before.norm()
+        return float((after - before).norm() / size) if size else 0.0
+
+    def undo(self) -> None:
+        """Put the parameter back as it was."""
+        parametrize.remove_parametrizations(self.module, self.name, leave_parametrized=True)
+        delattr(self.module, self.name)
+        self.module.register_parameter(self.name, self.old)
+
+
+@dataclass(eq=False)
+class Adoption:
+    """What adopting a module found and changed; :func:`fieldsym.operators.adopt.adopt` makes it.
+
+    ``outputs`` are (module, types, axis of the channels) of what modules return, in the order of
+    execution.
+    """
+
+    module: nn.Module
+    types: Types
+    grid: tuple[int, ...]
+    dtype: torch.dtype
+    outputs: list[tuple[str, Kinds, int]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    undoing: list[Callable[[], None]] = field(default_factory=list)
+
+    def undo(self) -> None:
+        """Give the module back what it was."""
+        while self.undoing:
+            self.undoing.pop()()
+
+
+def constrained(module: nn.Module) -> bool:
+    """Whether weights of a module are tied."""
+    return any(isinstance(part, TIES) for part in module.modules())
+
+
+def tie_all(
+    adoption: Adoption, layers: Mapping[str, Layer], ends: Mapping[str, tuple[Kinds, Kinds]]
+) -> None:
+    """Tie every parameter of some layers, given the types of their inputs and outputs."""
+    tables: dict[tuple, Table] = {}
+    for name, layer in layers.items():
+        source, target = ends[name]
+        if layer.guard is not None:
+            handle = layer.module.register_forward_pre_hook(layer.guard)
+            adoption.undoing.append(handle.remove)
+        if layer.ready is not None:
+            adoption.undoing.append(layer.ready())
+        if layer.constraints is not None:
+            _tie_registered(adoption, layer, source, target)
+        for weight in layer.weights:
+            table = _table(adoption.types, weight, source, target, tables)
+            _check_reached(adoption.types, layer, weight, table, source, target)
+            _tie(adoption, layer, weight, table)
+
+
+def _table(
+    types: Types,
+    weight: Weight,
+    source: Sequence[str],
+    target: Sequence[str],
+    tables: dict[tuple, Table],
+) -> Table:
+    inside = ("scalar",) if weight.role == "constant" else tuple(source)
+    key = (tuple(target), inside, weight.role, weight.modes, weight.sites.tobytes())
+    if key not in tables:
+        moves = (mode_moves if weight.modes else kernel_moves)(types.group, weight.sites)
+        tables[key] = whole_table(
+            types.rho,
+            target,
+            inside,
+            moves,
+            2 if weight.modes else 1,
+            diagonal=weight.role == "diagonal",
+        )
+    return tables[key]
+
+
+def _check_reached(
+    types: Types,
+    layer: Layer,
+    weight: Weight,
+    table: Table,
+    source: tuple[str, ...],
+    target: tuple[str, ...],
+) -> None:
+    """Refuse hidden types that cannot make a channel of the output."""
+    if weight.role != "map" or layer.keeps:
+        return
+    empty = ~(table.code != 0).any(axis=(1, 2, 3, 4))
+    if empty.any():
+        raise RepresentationError(
+            f"{layer.name} cannot make '{types.representation(target)}' out of "
+            f"'{types.representation(source)}': no weight between them commutes with "
+            f"{types.group.name}. Use hidden types with regular fields (at least "
+            f"{types.group.order} channels per copy)."
+        )
+
+
+def _tie(adoption: Adoption, layer: Layer, weight: Weight, table: Table) -> None:
+    """Project the parameters of one map and tie their entries."""
+    parameters = [getattr(layer.module, name) for name in weight.names]
+    codes = _in_order(weight.place(table.code), table.free)
+    values = None if table.values is None else weight.place(table.values)
+    z = _nearest(parameters, codes, values, table.free, _measure(weight, table))
+    partners: tuple[parametrize.ParametrizationList, ...] = ()
+    reached = 0
+    for i, (name, old, code) in enumerate(zip(weight.names, parameters, codes, strict=True)):
+        reached = max(reached, int(np.abs(code).max(initial=0)))
+        value = None if values is None else values[i]
+        tied = TiedWeight(code, value, reached, is_complex=old.is_complex(), partners=partners)
+        tied = tied.to(old.device)
+        entries = tied.expand(z[:reached]).view(_real(old).shape).to(_real(old).dtype)
+        new = torch.view_as_complex(entries) if old.is_complex() else entries
+        _replace(adoption, layer, name, new, tied)
+        lists: Any = layer.module.parametrizations
+        partners = (*partners, lists[name])
+
+
+def _in_order(codes: Sequence[np.ndarray], free: int) -> list[np.ndarray]:
+    """Count the free numbers in the order of the parameters that they first occur in."""
+    first = np.full(free + 1, len(codes))
+    for i in reversed(range(len(codes))):
+        first[np.abs(codes[i])] = i
+    first[0] = -1
+    rank = np.empty(free + 1, dtype=int)
+    rank[np.argsort(first, kind="stable")] = np.arange(free + 1)
+    return [np.sign(code) * rank[np.abs(code)] for code in codes]
+
+
+def _measure(weight: Weight, table: Table) -> np.ndarray:
+    """How often an entry occurs in the layer: columns k > 0 of a half spectrum stand for −k too."""
+    once = np.where(weight.modes & (weight.sites[:, -1] > 0), 2.0, 1.0)
+    parts = weight.place(np.broadcast_to(once[:, None, None], (*table.code.shape[:-1], 1)))
+    return np.concatenate([part.ravel() for part in parts])
+
+
+def _nearest(
+    parameters: Sequence[Tensor],
+    codes: Sequence[np.ndarray],
+    values: Sequence[np.ndarray] | None,
+    free: int,
+    measure: np.ndarray,
+) -> Tensor:
+    """Free numbers of the allowed map nearest to what some parameters hold."""
+    code, value = (
+        None if tables is None else np.concatenate([t.reshape(-1, t.shape[-1]) for t in tables])
+        for tables in (codes, values)
+    )
+    entries = torch.cat([_real(p).reshape(-1).double() for p in parameters])
+    whole = TiedWeight(code, value, free)  # type: ignore[arg-type]
+    return whole.to(entries.device).nearest(entries, torch.from_numpy(measure).to(entries.device))
+
+
+def _real(parameter: Tensor) -> Tensor:
+    parameter = parameter.detach()
+    return torch.view_as_real(parameter) if parameter.is_complex() else parameter
+
+
+def _replace(adoption: Adoption, layer: Layer, name: str, new: Tensor, tied: nn.Module) -> None:
+    module, old = layer.module, getattr(layer.module, name)
+    delattr(module, name)
+    module.register_parameter(name, nn.Parameter(new.clone(), requires_grad=old.requires_grad))
+    parametrize.register_parametrization(module, name, tied, unsafe=True)
+    full_name = f"{layer.name}.{name}" if layer.name else name
+    change = Change(module, name, full_name, old, new)
+    adoption.changes.append(change)
+    adoption.undoing.append(change.undo)
+
+
+def _tie_registered(
+    adoption: Adoption, layer: Layer, source: tuple[str, ...], target: tuple[str, ...]
+) -> None:
+    """Constrain the parameters of a registered layer by their null space."""
+    if layer.constraints is None:
+        return
+    rep_in, rep_out = (adoption.types.representation(t) for t in (source, target))
+    constraints = layer.constraints(layer.module, rep_in, rep_out)
+    names = {name for name, _ in layer.module.named_parameters()}
+    if set(constraints) != names or any("." in name for name in names):
+        raise GroupError(
+            f"The constraints registered for {type(layer.module).__name__} are those of "
+            f"{sorted(constraints)}; it has the parameters {sorted(names)}."
+        )
+    for name, constraint in constraints.items():
+        old = getattr(layer.module, name)
+        if old.is_complex():
+            raise GroupError(
+                f"{layer.name}.{name} is complex; register real parameters with a last axis of "
+                "(real, imaginary)."
+            )
+        tied = NullSpaceWeight(null_basis(constraint, adoption.types.group)).to(old.device)
+        _replace(adoption, layer, name, tied(tied.right_inverse(old)), tied)
+
+
+def keep_projected(adoption: Adoption) -> dict[str, float]:
+    """Untie a module but keep the projected values, in the parameters it had before.
+
+    Returns
+    -------
+    dict   relative size of what was removed, by parameter
+    """
+    removed = {change.full_name: change.removed for change in adoption.changes}
+    adoption.undo()
+    for change in adoption.changes:
+        held = getattr(change.module, change.name)
+        if isinstance(held, nn.Parameter):
+            held.data.copy_(change.new)
+        elif isinstance(getattr(held, "tensor", None), nn.Parameter):
+            held.tensor.data.copy_(change.new)
+        else:  # a Tucker tensor cannot hold it
+            densify(change.module)
+            change.module.weight.data.copy_(change.new)  # type: ignore[operator,union-attr]
+            wrap_again(change.module)
+    return removed
+
+
+def bake(module: nn.Module) -> None:
+    """Put plain weights in the place of tied ones, under their upstream names.
+
+    Raises
+    ------
+    GroupError   if no weight of the module is tied.
+    """
+    if not constrained(module):
+        raise GroupError("This module is not enforced: there is nothing to release.")
+    for part in list(module.modules()):
+        hooks = part._forward_pre_hooks
+        for key in [k for k, hook in hooks.items() if isinstance(hook, GUARDS)]:
+            del hooks[key]
+        if parametrize.is_parametrized(part):
+            _bake_layer(part)
+
+
+def _own_class(layer: nn.Module) -> None:
+    """Copies of a parametrised module share the class that torch made for it, from which removing a
+    parametrisation deletes a property: without this, releasing a copy breaks the original.
+    """
+    shared = type(layer)
+    kept = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    layer.__class__ = type(shared.__name__, shared.__bases__, kept)
+
+
+def _bake_layer(layer: nn.Module) -> None:
+    _own_class(layer)
+    lists = dict(layer.parametrizations.items())  # type: ignore[union-attr,operator]
+    ours = [name for name, ties in lists.items() if any(isinstance(t, TIES) for t in ties)]
+    for name in reversed(ours):  # later blocks read the numbers of earlier ones
+        trained = any(p.requires_grad for p in lists[name].parameters())
+        parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+        value = getattr(layer, name).detach()
+        delattr(layer, name)
+        layer.register_parameter(name, nn.Parameter(value, requires_grad=trained))
+    if "weight" in ours and is_neuralop(layer, "SpectralConv"):
+        wrap_again(layer)

@@ -1,0 +1,113 @@
+"""A weight whose entries are tied, for ``torch.nn.utils.parametrize``.
+
+>>> import numpy as np, torch
+>>> from torch.nn.utils import parametrize
+>>> layer = torch.nn.Linear(2, 2, bias=False)
+>>> tied = TiedWeight(np.array([[1, 2], [2, 1]])[..., None], None, free=2)
+>>> layer = parametrize.register_parametrization(layer, "weight", tied, unsafe=True)
+>>> layer.parametrizations.weight.original0.shape, bool((layer.weight == layer.weight.T).all())
+(torch.Size([2]), True)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+ENOUGH = 100  # steps of conjugate gradients; the normal matrix has a few distinct eigenvalues
+
+
+class TiedWeight(nn.Module):
+    """Weight whose entries are ± free numbers (or short sums of them), as one gather.
+
+    Initial weights are projected: each free number is the mean of its entries, with their signs.
+
+    Parameters
+    ----------
+    code : (*shape, terms) integers, ±(f + 1) for the f-th free number and 0 for zero; the shape is
+        that of the real weight, complex ones have a last axis of (real, imaginary)
+    values : coefficients of the terms, None where all are one
+    free : number of free numbers, those of the partners included
+    is_complex : whether the weight is complex
+    partners : parametrizations that hold the first of the free numbers: one map may be stored in
+        several parameters
+    """
+
+    index: Tensor
+    values: Tensor | None
+
+    def __init__(
+        self,
+        code: np.ndarray,
+        values: np.ndarray | None,
+        free: int,
+        *,
+        is_complex: bool = False,
+        partners: tuple[ParametrizationList, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(code.shape[:-1])
+        self.free, self.is_complex = free, is_complex
+        self.partners = partners  # in a tuple: their parameters are not registered twice
+        # position in (0, z, −z)
+        index = np.where(code < 0, free - code, code).astype(np.int32)
+        self.register_buffer("index", torch.from_numpy(index.ravel()), persistent=False)
+        bits = None if values is None else torch.from_numpy(values.reshape(-1, values.shape[-1]))
+        self.register_buffer("values", bits, persistent=False)
+
+    def extra_repr(self) -> str:
+        """How many free numbers make which shape."""
+        return f"{self.free} → {self.shape}"
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The weight of the free numbers (own,)."""
+        if self.partners:
+            z = torch.cat([*self._before(), z])
+        weight = self.expand(z).view(self.shape)
+        return torch.view_as_complex(weight) if self.is_complex else weight
+
+    def _before(self) -> list[Tensor]:
+        """The free numbers that partners hold."""
+        return [p.get_parameter("original0") for p in self.partners]
+
+    def expand(self, z: Tensor) -> Tensor:
+        """The real entries, in one axis, of all free numbers."""
+        entries = torch.cat([z.new_zeros(1), z, -z]).index_select(0, self.index)
+        if self.values is None:
+            return entries
+        return (entries.view(self.values.shape) * self.values.to(z.dtype)).sum(1)
+
+    def _gather(self, entries: Tensor) -> Tensor:
+        """Transpose of ``expand``."""
+        if self.values is not None:
+            entries = (entries[:, None] * self.values.to(entries.dtype)).flatten()
+        sums = entries.new_zeros(2 * self.free + 1).index_add(0, self.index, entries)
+        return sums[1 : self.free + 1] - sums[self.free + 1 :]
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor]:
+        """The own free numbers of the nearest allowed weight."""
+        real = torch.view_as_real(weight) if self.is_complex else weight
+        nearest = self.nearest(real.detach().double().reshape(-1))
+        held = sum(z.numel() for z in self._before())
+        return (nearest[held:].to(real.dtype),)
+
+    def nearest(self, entries: Tensor, measure: Tensor | None = None) -> Tensor:
+        """Free numbers of least squares, float64, for entries that may count more than once."""
+        measure = torch.ones_like(entries) if measure is None else measure
+        sums = self._gather(measure * entries)
+        if self.values is None:
+            counts = sums.new_zeros(2 * self.free + 1).index_add(0, self.index, measure)[1:]
+            return sums / counts.view(2, self.free).sum(0).clamp_min(1)
+        z, rest = torch.zeros_like(sums), sums
+        way = rest
+        for _ in range(ENOUGH):
+            size = rest.square().sum()
+            if size <= 1e-30 * sums.square().sum():
+                break
+            image = self._gather(measure * self.expand(way))
+            step = size / (way * image).sum()
+            z, rest = z + step * way, rest - step * image
+            way = rest + rest.square().sum() / size * way
+        return z

@@ -1,0 +1,322 @@
+"""The benchmark programs: their measures on known cases, and every program on a tiny one."""
+
+import csv
+import importlib
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fieldsym as fs
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+PROGRAMS = ("speed", "layer", "scaling", "gfno", "side_by_side", "gpu")
+neuralop_needed = pytest.mark.skipif(
+    importlib.util.find_spec("neuralop") is None, reason="neuraloperator is not installed"
+)
+
+
+@pytest.fixture
+def load(monkeypatch, tmp_path):
+    """Import a program; what it records goes to a file of the test."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(importlib.import_module("common"), "RECORD", tmp_path / "record.csv")
+    return importlib.import_module
+
+
+def recorded(tmp_path):
+    """{(benchmark, case, metric): value}."""
+    with (tmp_path / "record.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {(r["benchmark"], r["case"], r["metric"]): float(r["value"]) for r in rows}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help(load, name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        load(name).main(["--help"])
+    assert ended.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_run_lists_every_program(load):
+    run, programs = load("run"), {p.stem for p in FOLDER.glob("*.py")} - {"common", "run"}
+    assert {*run.NAMES, *run.ON_REQUEST} == programs
+
+
+# Measures -----------------------------------------------------------------------------------------
+
+
+def chain(x):
+    """Two more tensors of the size of x at the end of the second line, three at the third."""
+    y = x + 1
+    z = y * 2
+    w = z + y
+    del y, z
+    return w
+
+
+def test_tensor_memory_of_a_known_chain(load):
+    common, x = load("common"), torch.zeros(500, 700)
+    assert common.peak_extra_memory(lambda: chain(x)) == pytest.approx(3 * x.nbytes, rel=1e-3)
+    assert common.peak_extra_memory(lambda: x + 1) == pytest.approx(x.nbytes, rel=1e-3)
+
+
+def test_tensor_memory_counts_what_is_kept_for_later(load):
+    common, x, kept = load("common"), torch.zeros(500, 700), []
+    peak = common.peak_extra_memory(lambda: kept.append(x + 1) or kept[0] + 1)
+    assert peak == pytest.approx(2 * x.nbytes, rel=1e-3)
+
+
+def test_process_memory_of_a_known_chain(load):
+    common, x = load("common"), torch.zeros(4000, 1000)
+    chain(x)
+    peak = common.peak_resident(lambda: chain(x))
+    if peak is None:
+        pytest.skip("the system does not tell")
+    assert peak == pytest.approx(3 * x.nbytes, rel=0.1)
+
+
+def test_rounds_go_in_turn_and_ratios_are_those_of_one_round(load):
+    common, order = load("common"), []
+    clock = iter([9.0, 9.0, 4.0, 1.0, 2.0, 6.0])  # the first two warm up; b, a, a, b follow
+    calls = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    times = common.interleaved(
+        calls, rounds=2, warm_up=1, clock=lambda call: (call(), next(clock))[1]
+    )
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert times["a"].rounds == (1.0, 2.0)
+    assert times["b"].rounds == (4.0, 6.0)
+    assert times["a"].times_faster_than(times["b"]) == pytest.approx(5.0 / 1.5)
+    assert times["a"].spread_against(times["b"]) == "3.00-4.00"
+    assert str(times["b"]) == "5000 ms (4000-6000)"
+
+
+# Layer --------------------------------------------------------------------------------------------
+
+
+class LowPass(nn.Module):
+    """M(k) = A for |k_i| ≤ 1, by definition."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.matrix = nn.Parameter(matrix, requires_grad=False)
+
+    def forward(self, x):
+        spectrum = torch.fft.fft2(x)
+        kx, ky = (torch.fft.fftfreq(n, 1 / n).abs() <= 1 for n in x.shape[-2:])
+        low = torch.fft.ifft2(spectrum * (kx[:, None] & ky)).real
+        return torch.einsum("oi,bixy->boxy", self.matrix, low)
+
+
+def test_the_oracle_finds_the_multipliers_of_a_known_layer(load):
+    layer, known = load("layer"), LowPass(torch.randn(3, 3, dtype=torch.float64))
+    matrices = layer.multipliers(known, 3, 3)
+    assert matrices.shape == (3, 3, 3, 3)
+    assert (matrices - known.matrix).abs().max() < 1e-14
+    x = torch.randn(2, 3, 8, 5, dtype=torch.float64)
+    assert layer.relative(layer.dense(matrices, x), known(x)) < 1e-14
+
+
+def test_asymmetry_tells_a_constrained_layer_from_a_free_one(load):
+    layer = load("layer")
+    zoo = layer.own_layers(8, 5)
+    assert layer.asymmetry(layer.multipliers(zoo[layer.OURS], 8, 5), 8) < 1e-14
+    assert layer.asymmetry(layer.multipliers(zoo[layer.FREE], 8, 5), 8) > 0.5
+
+
+@neuralop_needed
+def test_layer_program(load, tmp_path, capsys):
+    load("layer").main(["--width", "16", "--n-modes", "7", "--grid", "12", "--batch", "2",
+                        "--rounds", "1", "--threads", "1"])  # fmt: skip
+    found = recorded(tmp_path)
+    for name in ("ours, no group", "ours, D4"):
+        errors = {m: v for (b, _, m), v in found.items() if b == f"layer, values, {name}"}
+        assert errors["oracle, float32"] < 1e-6
+        assert errors["oracle, float64"] < 1e-13
+        assert errors["peer, same multipliers"] < 1e-6
+    assert found["layer, speed", "neuraloperator", "forward: peer / this"] == 1
+    assert found["layer, speed", "ours, D4", "forward and backward: peer / this"] > 0
+    assert "the engine" in capsys.readouterr().out
+
+
+# Whole operators ----------------------------------------------------------------------------------
+
+
+@neuralop_needed
+def test_speed_program(load, tmp_path, capsys):
+    speed = load("speed")
+    speed.main(["--cases", "12,5,2", "--width", "8", "--layers", "2", "--rounds", "1",
+                "--threads", "1"])  # fmt: skip
+    zoo, found = speed.models(8, 5, 2), recorded(tmp_path)
+    sizes = {name: load("common").real_parameters(model) for name, model in zoo.items()}
+    for name, size in sizes.items():
+        key = ("speed, 12², n_modes 5, batch 2", f"{name}, width 8", "parameters: peer / this")
+        assert found[key] == pytest.approx(sizes[speed.PEER] / size, rel=1e-3)
+        assert found[(*key[:2], "tensor memory: peer / this")] > 0
+    printed = capsys.readouterr().out
+    assert "| 12², n_modes 5, batch 2 | fs.FNO, D4 |" in printed
+    assert "parameters: peer / D4 at least" in printed
+
+
+def test_scaling_program(load, tmp_path, capsys):
+    scaling = load("scaling")
+    scaling.main(["--grids", "16", "32", "--points", "2048", "--width", "8", "--n-modes", "5",
+                  "--rounds", "1", "--threads", "1"])  # fmt: skip
+    found = recorded(tmp_path)
+    kinds = {metric for _, _, metric in found}
+    assert kinds >= {"inference, ns per point", "inference of one field, bytes per point"}
+    assert len(found) == 5 * 2
+    assert "| 16² | 8 |" in capsys.readouterr().out
+    assert scaling.largest_over_smallest({16: (3.0, ""), 32: (2.0, ""), 64: (2.5, "")}) == 1.5
+
+
+# G-FNO --------------------------------------------------------------------------------------------
+
+STAND_IN = """
+import torch
+from utils import scale
+
+class GFNO2d(torch.nn.Module):
+    def __init__(self, channels, modes, width, frames, reflection, grid):
+        super().__init__()
+        self.weight = torch.nn.Parameter(scale * torch.ones(width, modes))
+
+    def forward(self, x):
+        return (x * self.weight.sum()).mean(-1, keepdim=True).unsqueeze(-2)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder laid out as AIRS, with a model of our own in it."""
+    folder = tmp_path / "OpenPDE" / "G-FNO"
+    (folder / "models").mkdir(parents=True)
+    (folder / "utils.py").write_text("scale = 0.5\n")
+    (folder / "models" / "GFNO.py").write_text(STAND_IN)
+    return tmp_path
+
+
+def test_gfno_is_loaded_from_a_checkout(load, checkout):
+    gfno = load("gfno")
+    for path in (checkout, checkout / "OpenPDE" / "G-FNO"):
+        model = gfno.Frames(gfno.load_gfno(path)(1, 4, 3, 10, False, "None"))
+        x = torch.randn(2, 10, 6, 5)
+        assert (model(x) - 6 * x.mean(1, keepdim=True)).abs().max() < 1e-5
+    assert "utils" not in sys.modules
+
+
+@pytest.mark.parametrize("options", [[], ["--path", "nowhere"]])
+def test_gfno_says_where_to_get_it(load, options):
+    with pytest.raises(SystemExit, match=r"git clone https://github\.com/divelab/AIRS"):
+        load("gfno").main(options)
+
+
+def test_widths_are_matched_by_parameters(load):
+    gfno, c4 = load("gfno"), fs.groups.cyclic(4)
+    for width in (8, 20):
+        assert gfno.matched(gfno.ours(c4, width, 5, 3), c4, 12, 5, 3) == width
+
+
+@neuralop_needed
+def test_gfno_program(load, checkout, tmp_path, capsys):
+    gfno = load("gfno")
+    gfno.main(["--path", str(checkout), "--groups", "p4", "--grid", "10", "--batch", "1",
+               "--frames", "2", "--modes", "3", "--rounds", "1", "--threads", "1"])  # fmt: skip
+    found = {metric: value for (_, case, metric), value in recorded(tmp_path).items()
+             if case == "G-FNO p4 w10"}  # fmt: skip
+    assert set(found.values()) == {1.0}
+    printed = capsys.readouterr().out
+    assert "(matched by channels)" in printed  # the stand-in has 30 numbers: the widths differ
+    assert "(matched by parameters)" in printed
+
+
+# Side by side -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def side(load):
+    return load("side_by_side")
+
+
+def test_every_field_comes_once_before_any_comes_again(side):
+    drawn = torch.stack(list(side.batches(12, 6, seed=3))).flatten()
+    assert drawn.shape == (48,)
+    for epoch in drawn.split(12):
+        assert sorted(epoch.tolist()) == list(range(12))
+
+
+def test_fields_continue_and_change_as_documented(side):
+    w, y = side.simulate(0, 24, seed=1)
+    again, _ = side.simulate(8, 4, seed=1)
+    assert torch.equal(w[8:12], again)
+    assert float(w.std()) == pytest.approx(1.0, rel=0.1)
+    assert float(side.relative(w, y).mean()) == pytest.approx(0.47, abs=0.05)  # of the final state
+
+
+def test_scores_of_the_solver_and_of_the_wrong_parity(side):
+    w, y = side.simulate(0, 3, seed=0)
+    solver = fs.simulate.navier_stokes(side.BASE, time=1.0, viscosity=1e-3)
+    assert max(side.scores(solver, w, y).values()) < 1e-4
+
+    class Unsigned(nn.Module):
+        def forward(self, u):
+            return u.abs()  # commutes with reflections of a scalar
+
+    found = side.scores(Unsigned(), w, y)
+    assert found["not rotating"] < 1e-6
+    assert found["not reflecting"] == pytest.approx(2.0, rel=1e-5)  # gF(x) = −F(gx)
+
+
+@neuralop_needed
+def test_side_by_side_goes_on_after_an_interruption(side, tmp_path, monkeypatch, capsys):
+    models = (side.PLAIN, side.WRONG, side.RIGHT)
+    options = ["--seeds", "1", "--fields", "8", "--steps", "2", "--width", "8", "--n-modes", "3",
+               "--models", *models, "--folder", str(tmp_path)]  # fmt: skip
+    monkeypatch.setattr(side, "TEST", 8)
+    side.main(options)
+    first = capsys.readouterr().out
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    exact = next(f for f in map(json.loads, lines) if f["model"] == side.RIGHT)
+    assert max(exact["not rotating"], exact["not reflecting"]) < 1e-5
+    assert math.isclose(exact["test"], exact["reflected"], rel_tol=1e-4)
+    trained = []
+    run = side.run
+    monkeypatch.setattr(side, "run", lambda *task: trained.append(task[0].model) or run(*task))
+    (tmp_path / "results.jsonl").write_text("\n".join([*lines[:2], lines[2][:40]]))
+    side.main(options)
+    assert trained == [side.RIGHT]
+    second = capsys.readouterr().out
+    assert first.splitlines()[5:7] == second.splitlines()[5:7]  # the rows that were kept
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 3
+
+
+def test_unknown_rows_are_named(side):
+    with pytest.raises(SystemExit, match=r"unknown models \['magic'\]; there are plain FNO"):
+        side.main(["--models", "magic"])
+
+
+# GPU ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_gpu_needs_a_device(load):
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        load("gpu").main([])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_program(load, capsys):
+    load("gpu").main(["--cases", "16,5,2", "--layer", "16,5,2", "--width", "8", "--rounds", "2"])
+    assert "share of the bandwidth" in capsys.readouterr().out
+
+
+def test_times_on_a_device_refer_to_the_first_operator(load):
+    timing = load("common").Timing
+    times = {"peer": timing((4.0, 6.0)), "ours": timing((1.0, 2.0))}
+    assert load("gpu").versus(times, "ours") == (pytest.approx(5 / 1.5), "3.00-4.00")
