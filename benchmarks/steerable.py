@@ -32,9 +32,10 @@ PATHS = (
     ("scalar", "scalar"), ("scalar", "vector"), ("vector", "vector"), ("vector", TENSOR),
     (TENSOR, TENSOR),
 )  # fmt: skip
-# 39 modes taper at 0.65 · 19 = 12.4 waves; without a taper 25 modes end at 12
+# 39 modes taper at 0.65 · 19 = 12.4 waves, 45 at 14.3; without a taper 25 modes end at 12
 PROFILES: dict[str, tuple[int, dict]] = {
     "zernike, taper (default)": (39, {}),
+    "zernike, taper, 14 waves": (45, {}),
     "zernike, sharp disc": (25, {"taper": False}),
     "bspline, taper": (39, {"radial": "bspline", "taper": True}),
     "bspline, sharp disc": (25, {"radial": "bspline"}),

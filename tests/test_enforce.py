@@ -1,4 +1,4 @@
-"""Enforce on neuraloperator: exact, trained, released into untouched classes, refused with reasons."""
+"""Enforce on neuraloperator: exact, trained, released into untouched classes, or refused."""
 
 import copy
 import itertools
@@ -375,7 +375,7 @@ def test_refuses_groups_bundles_and_types_that_do_not_fit():
         fs.enforce(model, D4, FLOW, FLOW, hidden={"nothing": "regular"})
     with pytest.raises(fs.RepresentationError, match="lifting cannot be 'regular'"):
         fs.enforce(model, D4, FLOW, FLOW, hidden={"lifting": "regular"})
-    with pytest.raises(fs.RepresentationError, match="projection.* cannot make 'scalar . vector'"):
+    with pytest.raises(fs.RepresentationError, match=r"projection.* cannot make 'scalar . vector'"):
         fs.enforce(model, D4, FLOW, FLOW, hidden="scalar")
     with pytest.raises(fs.RepresentationError, match="regular blocks of cyclic"):
         fs.enforce(model, D4, FLOW, FLOW, hidden=fs.Representation("regular", 2, groups.cyclic(4)))

@@ -101,7 +101,7 @@ def test_blocks_differentiate_twice(tiny_blocks):
 def test_a_body_that_forgets_an_input_is_seen(tiny_blocks):
     """The comparison above can fail: a gradient that is not summed over blocks."""
     x, w = torch.randn(4, 3).requires_grad_(), torch.randn(3, 3).requires_grad_()
-    (y,) = by_blocks(lambda rows, shared: (rows[0] @ shared[0],), (x,), (w,), channels=3)
+    (y,) = by_blocks(lambda rows, shared: rows[0] @ shared[0], (x,), (w,), channels=3)
     y.sum().backward()
     one_block = x.detach()[-1:].sum(0)[:, None].expand(3, 3)
     assert torch.allclose(w.grad, x.detach().sum(0)[:, None].expand(3, 3))

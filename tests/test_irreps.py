@@ -13,6 +13,7 @@ from torch.nn import functional
 
 import fieldsym as fs
 from fieldsym.operators.irreps import FibreNorm, Gate, SchurMap, hidden_types
+from fieldsym.operators.products import VectorProduct
 
 PLANE = fs.Representation(
     "2 scalar p + pseudoscalar w + 2 vector u + axial vector b + 2 symmetric tensor s"
@@ -64,6 +65,8 @@ def test_everything_commutes_with_the_fibres(rep, group, dtype):
     assert_commutes(gate, gate.rep_in, rep, group, dtype, tol)
     assert_commutes(shake(SchurMap(rep, gate.rep_in, group)), rep, gate.rep_in, group, dtype, tol)
     assert_commutes(shake(FibreNorm(rep)), rep, rep, group, dtype, tol)
+    product = VectorProduct(rep, group)
+    assert_commutes(product, product.rep_in, product.rep_out, group, dtype, tol)
 
 
 # Pointwise maps -----------------------------------------------------------------------------------
@@ -179,6 +182,45 @@ def test_norms_use_the_inner_product_of_the_type():
     assert torch.allclose(norm(x)[:, 6:], x[:, 6:] / rms, atol=1e-12)
 
 
+# Products -----------------------------------------------------------------------------------------
+
+
+def product_of(text, group, *values):
+    """The products of the vector (9, 12), of length 15, with the values given."""
+    product = VectorProduct(fs.Representation(text, group.dim), group).double()
+    v = torch.tensor([9.0, 12.0])
+    x = torch.cat([v, *(torch.tensor(value) for value in values)]).double()
+    v = v.double() / math.sqrt(1 + 225)
+    return product.rep_out, v, product(x.view(1, -1, 1, 1)).flatten()
+
+
+def test_products_in_closed_form():
+    """Products with s = 2, w = 3, u = (0.5, −0.7), t = (1.1, 0.4), up to the scale of each."""
+    text = "scalar s + pseudoscalar w + vector u + symmetric traceless tensor t"
+    rep, v, y = product_of(text, groups.o(2), [2.0], [3.0], [0.5, -0.7], [1.1, 0.4])
+    assert repr(rep) == "scalar + pseudoscalar + 3 vector + symmetric traceless tensor"
+    a, b = v
+    want = [
+        (0.5 * a - 0.7 * b,),  # v·u
+        (-0.7 * a - 0.5 * b,),  # v × u
+        (2 * a, 2 * b),  # v s
+        (-3 * b, 3 * a),  # w turned by 90°
+        (1.1 * a + 0.4 * b, 0.4 * a - 1.1 * b),  # t v
+        ((0.5 * a + 0.7 * b) / 2, (-0.7 * a + 0.5 * b) / 2),  # traceless part of v ⊗ u
+    ]
+    for got, expected in zip(y.split([1, 1, 2, 2, 2, 2]), want, strict=True):
+        cosine = functional.cosine_similarity(got, torch.stack(expected), dim=0)
+        assert abs(cosine) > 1 - 1e-12
+        assert got.norm() > 0.1
+
+
+def test_products_grow_no_faster_than_the_fields():
+    product = VectorProduct(PLANE, groups.o(2)).double()
+    x = torch.randn(1, product.rep_in.channels, 4, 5, dtype=torch.float64)
+    assert product(1e6 * x).norm() < 3e6 * product(x).norm()
+    laws.assert_close(product(2e-6 * x), 4 * product(1e-6 * x), 1e-6)
+
+
 # Saboteurs ----------------------------------------------------------------------------------------
 
 
@@ -219,6 +261,8 @@ def test_saboteurs_fail():
     moved = torch.tanh(on_fibres(v, quarter, x))
     laws.assert_close(moved, on_fibres(v, quarter, torch.tanh(x)), 1e-6)
     mixed = fs.Representation("scalar p + pseudoscalar w", 2)
+    pair = fs.Representation("scalar + vector", 2)
+    factors = VectorProduct(pair, groups.o(2)).rep_in
     for layer, rep_in, rep_out in (
         (PerComponent(), v, v),
         (GateAsScalar(mixed), mixed, mixed),
@@ -226,9 +270,17 @@ def test_saboteurs_fail():
         (NormWithoutInnerProduct(t), t, t),
         (SchurMap(v, fs.Representation("4 scalar", 2), groups.o(2)), v, v),
         (_Biased(v), v, v),
+        (ProductOfComponents(pair, groups.o(2)), factors, pair),
     ):
         with pytest.raises(AssertionError):
             assert_commutes(shake(layer), rep_in, rep_out, groups.o(2), tol=1e-3)
+
+
+class ProductOfComponents(VectorProduct):
+    """The absolute value of every component of the products."""
+
+    def forward(self, x):
+        return super().forward(x).abs()
 
 
 class _Biased(nn.Module):

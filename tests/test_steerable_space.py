@@ -125,9 +125,7 @@ def test_closed_forms():
 def test_the_cube_is_exact(group, finite, grid, dtype):
     bundle = fs.Bundle(CUBE, FULL)
     layer = conv(FULL, FULL, group).to(dtype)
-    some = finite.subgroup("some", [finite.elements[i] for i in (1, 5)])
-    assert some.order > 3
-    laws.assert_equivariant(layer, some, bundle, bundle, grid, dtype, EXACT[dtype])
+    laws.assert_equivariant(layer, finite, bundle, bundle, grid, dtype, EXACT[dtype])
     laws.assert_translates(layer, bundle, grid, dtype, EXACT[dtype])
 
 

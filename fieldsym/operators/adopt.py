@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fieldsym.bundle import Bundle
 from fieldsym.errors import BundleError, GridError, GroupError, RepresentationError
@@ -22,9 +22,9 @@ from fieldsym.group import AXES, Element, Group
 from fieldsym.operators.adopt_blocks import adapt_blocks
 from fieldsym.operators.adopt_layers import Layer, adapt_torch
 from fieldsym.operators.adopt_neuralop import adapt_neuralop, refuse_neuralop
-from fieldsym.operators.adopt_tie import Adoption, Kinds, constrained, tie_all
+from fieldsym.operators.adopt_tie import Adoption, Kinds, constrained, evaluating, tie_all
 from fieldsym.operators.adopt_trace import UNEVEN, Call, Trace, trace
-from fieldsym.operators.adopt_types import Types, Unknown
+from fieldsym.operators.adopt_types import Type, Types, Unknown
 from fieldsym.operators.nullspace import Constraint
 from fieldsym.representation import Representation
 
@@ -147,14 +147,20 @@ def _adapt(name: str, part: nn.Module, dim: int) -> Layer | None:
 
 
 def _check_covered(module: nn.Module, layers: Mapping[str, Layer]) -> None:
-    covered: set[int] = set()
+    """Every parameter belongs to one known layer."""
+    owners: dict[int, str] = {}
     for layer in layers.values():
         names = {*layer.free, *(n for w in layer.weights for n in w.names)}
         for name, parameter in layer.module.named_parameters():
-            if layer.constraints or name.partition(".")[0] in names:
-                covered.add(id(parameter))
+            if not layer.constraints and name.partition(".")[0] not in names:
+                continue
+            if owners.setdefault(id(parameter), layer.name) != layer.name:
+                raise GroupError(
+                    f"{owners[id(parameter)]} and {layer.name} share the parameter {name}; tying "
+                    "its entries would part them. Give each layer its own, or use one layer twice."
+                )
     for name, parameter in module.named_parameters():
-        if id(parameter) not in covered:
+        if id(parameter) not in owners:
             owner = module.get_submodule(name.rpartition(".")[0])
             raise GroupError(
                 f"The parameter {name} belongs to a {type(owner).__name__}, which adoption does "
@@ -202,27 +208,9 @@ def _dtype(module: nn.Module) -> torch.dtype:
 def _traced(
     adoption: Adoption, layers: Mapping[str, Layer], source: Bundle, target: Bundle
 ) -> Trace:
-    module, types = adoption.module, adoption.types
-    some = next(module.parameters(), torch.zeros(()))
-    x = torch.zeros(1, source.channels, *adoption.grid, dtype=adoption.dtype, device=some.device)
-    training = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        out, seen, of = trace(
-            module,
-            x,
-            types.of(source.representation),
-            types,
-            {name: (layer.axis, layer.keeps) for name, layer in layers.items()},
-        )
-    except RuntimeError as error:
-        raise BundleError(
-            f"The module does not accept sections of {source} on a grid of {adoption.grid} "
-            f"points: {error}"
-        ) from error
-    finally:
-        for part, flag in training.items():
-            part.training = flag
+    """Follow the types through one forward pass, from those of the input to those of the output."""
+    types = adoption.types
+    out, seen, of = _forward(adoption, layers, source)
     target.check(out, "The output bundle")
     if tuple(out.shape[2:]) != adoption.grid:
         raise GridError(
@@ -245,6 +233,23 @@ def _traced(
     return seen
 
 
+def _forward(
+    adoption: Adoption, layers: Mapping[str, Layer], source: Bundle
+) -> tuple[Tensor, Trace, Type | None]:
+    module, types = adoption.module, adoption.types
+    some = next(module.parameters(), torch.zeros(()))
+    x = torch.zeros(1, source.channels, *adoption.grid, dtype=adoption.dtype, device=some.device)
+    known = {name: (layer.axis, layer.keeps) for name, layer in layers.items()}
+    try:
+        with evaluating(module):
+            return trace(module, x, types.of(source.representation), types, known)
+    except RuntimeError as error:
+        raise BundleError(
+            f"The module does not accept sections of {source} on a grid of {adoption.grid} "
+            f"points: {error}"
+        ) from error
+
+
 def _agree(types: Types, seen: Trace) -> None:
     """A layer that runs more than once has one type of input and one of output."""
     first: dict[str, Call] = {}
@@ -260,31 +265,38 @@ def _agree(types: Types, seen: Trace) -> None:
 
 def _choose(types: Types, seen: Trace, hidden: Hidden) -> None:
     """Find the types that the forward pass left open."""
-    given = hidden if isinstance(hidden, Mapping) else {}
-    names = {name: of for name, of, _ in seen.outputs if name}
-    for name, chosen in given.items():
-        if name not in names:
-            raise RepresentationError(
-                f"hidden names {name!r}, which has no output of known channels; there are "
-                f"{', '.join(names)}."
-            )
-        if not types.unify(names[name], types.of(_representation(chosen, types.group))):
-            raise RepresentationError(
-                f"The output of {name} cannot be '{chosen}': its channels are "
-                f"{types.resolve(names[name])}."
-            )
     common = None
-    if isinstance(hidden, str | Representation):
-        common = _representation(hidden, types.group)
-        types.of(common)
+    if isinstance(hidden, Mapping):
+        _name(types, seen, hidden)
+    elif hidden is not None:
+        common = _representation(hidden, types)
     for of in [t for call in seen.calls for t in (call.source, call.target)]:
         for term in types.resolve(of):
             if isinstance(term, Unknown):
                 types.find(term, common)
 
 
-def _representation(text: str | Representation, group: Group) -> Representation:
-    return Representation(text, group.dim, group) if isinstance(text, str) else text
+def _name(types: Types, seen: Trace, hidden: Mapping[str, str | Representation]) -> None:
+    """Enter the types of the outputs that a dictionary names."""
+    names = {name: of for name, of, _ in seen.outputs if name}
+    for name, chosen in hidden.items():
+        if name not in names:
+            raise RepresentationError(
+                f"hidden names {name!r}, which has no output of known channels; there are "
+                f"{', '.join(names)}."
+            )
+        if not types.unify(names[name], types.of(_representation(chosen, types))):
+            raise RepresentationError(
+                f"The output of {name} cannot be '{chosen}': its channels are "
+                f"{types.resolve(names[name])}."
+            )
+
+
+def _representation(text: str | Representation, types: Types) -> Representation:
+    group = types.group
+    parsed = Representation(text, group.dim, group) if isinstance(text, str) else text
+    types.of(parsed)  # checks the group of regular blocks
+    return parsed
 
 
 def _check_nature(types: Types, layers: Mapping[str, Layer], seen: Trace) -> None:

@@ -12,7 +12,8 @@ by its free numbers; what was there before is remembered until the symmetry has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +80,22 @@ class Adoption:
         """Give the module back what it was."""
         while self.undoing:
             self.undoing.pop()()
+        for change in self.changes:  # in the order they had
+            held = change.module._parameters
+            if change.name in held:  # else it is a factorised tensor
+                held[change.name] = held.pop(change.name)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode; afterwards every part has the mode it had."""
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, flag in training.items():
+            part.training = flag
 
 
 def constrained(module: nn.Module) -> bool:
@@ -171,6 +188,8 @@ def _tie(adoption: Adoption, layer: Layer, weight: Weight, table: Table) -> None
 
 def _in_order(codes: Sequence[np.ndarray], free: int) -> list[np.ndarray]:
     """Count the free numbers in the order of the parameters that they first occur in."""
+    if len(codes) == 1:
+        return list(codes)
     first = np.full(free + 1, len(codes))
     for i in reversed(range(len(codes))):
         first[np.abs(codes[i])] = i
@@ -303,5 +322,7 @@ def _bake_layer(layer: nn.Module) -> None:
         value = getattr(layer, name).detach()
         delattr(layer, name)
         layer.register_parameter(name, nn.Parameter(value, requires_grad=trained))
+    for name in ours:
+        layer._parameters[name] = layer._parameters.pop(name)
     if "weight" in ours and is_neuralop(layer, "SpectralConv"):
         wrap_again(layer)

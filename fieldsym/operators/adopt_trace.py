@@ -113,10 +113,10 @@ class Tracer(TorchFunctionMode):
     def _inherit(self, name: str, met: list[Feature], out: Tensor) -> None:
         for feature in met:
             count, axis = self.types.channels(feature.type), feature.axis
-            if axis == feature.tensor.ndim - 1:
-                axis = out.ndim - 1  # channels last stay last
-            if axis < out.ndim and out.shape[axis] == count:
-                self.mark(out, feature.type, axis)
+            last = [out.ndim - 1] if axis == feature.tensor.ndim - 1 else []  # channels last
+            places = [a for a in (*last, axis) if a < out.ndim and out.shape[a] == count]
+            if places:
+                self.mark(out, feature.type, places[0])
                 break
         else:
             self.lost = f"{name} in {self.where}"

@@ -251,16 +251,17 @@ class FNO(nn.Module):
         last, width = fourier.dim - 1, self.hidden_channels
         shape = x.shape[:-2]
 
-        def with_coefficients(y: Tensor) -> Tensors:
-            return y, fourier.analyse(y, last, 2)
+        tail = fourier.rows(last, 2)
 
-        def lift(rows: Tensors, shared: Shared) -> Tensors:
-            return with_coefficients(self.lifting.points(rows[0], shared, calculus))
+        def lift(rows: Tensors, shared: Shared) -> Tensor:
+            return self.lifting.points(rows[0], shared, calculus)
 
-        def project(rows: Tensors, shared: Shared) -> Tensors:
-            return (self.projection.points(rows[0], shared, calculus),)
+        def project(rows: Tensors, shared: Shared) -> Tensor:
+            return self.projection.points(rows[0], shared, calculus)
 
-        rows, half = by_blocks(lift, (x.flatten(0, last),), self.lifting.tensors(), channels=width)
+        rows, half = by_blocks(
+            lift, (x.flatten(0, last),), self.lifting.tensors(), channels=width, tail=tail
+        )
         for layer in self._layers():
             mid = mix_rows(layer.convolution, half.view(*shape, *half.shape[2:]), fourier)
             mid = mid.flatten(0, last)
@@ -268,14 +269,17 @@ class FNO(nn.Module):
                 field = fourier.synthesise(mid, last, 2)
                 whole = (*x.shape[:-1], -1)
                 field = layer.points(rows.view(whole), field.view(whole), layer.tensors())
-                rows, half = with_coefficients(field.view(rows.shape))
+                rows = field.view(rows.shape)
+                half = tail[0](rows)
                 continue
 
-            def after(rows: Tensors, shared: Shared, layer: Layer = layer) -> Tensors:
+            def after(rows: Tensors, shared: Shared, layer: Layer = layer) -> Tensor:
                 field = fourier.synthesise(rows[1], last, 2)
-                return with_coefficients(layer.points(rows[0], field, shared, calculus))
+                return layer.points(rows[0], field, shared, calculus)
 
-            rows, half = by_blocks(after, (rows, mid), layer.tensors(), channels=width, reuse=True)
+            rows, half = by_blocks(
+                after, (rows, mid), layer.tensors(), channels=width, tail=tail, reuse=True
+            )
         (y,) = by_blocks(project, (rows,), self.projection.tensors(), channels=width)
         return y.view(*x.shape[:-1], -1)
 

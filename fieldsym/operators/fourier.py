@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fieldsym.errors import GridError
+from fieldsym.operators.blocks import RowMap, linear_by_blocks
 
 FFT_MODES = 192  # kept frequencies of one axis from which an FFT beats the matrix product
 
@@ -74,6 +75,35 @@ class TruncatedFourier:
         half = torch.cat([2 * half.narrow(dim, 0, 1), half.narrow(dim, 1, cut)], dim)
         return torch.fft.irfft(half, n=self.grid[axis], dim=dim, norm="forward")
 
+    def rows(self, axis: int, dim: int) -> tuple[RowMap, RowMap]:
+        """The analysis along one axis and its transpose."""
+        n = self.grid[axis]
+        return (
+            lambda x: self.analyse(x, axis, dim),
+            lambda z: self.synthesise(z / n, axis, dim),
+        )
+
+    def analyse_fields(self, u: Tensor) -> Tensor:
+        """(fields, *grid) to real coefficients (fields, *2K+1), a few fields at a time."""
+        n = math.prod(self.grid)
+        return linear_by_blocks(self._analyse, lambda g: self._synthesise(g / n), u, points=n)
+
+    def synthesise_fields(self, g: Tensor) -> Tensor:
+        """(fields, *2K+1) to the grid."""
+        n = math.prod(self.grid)
+        return linear_by_blocks(self._synthesise, lambda u: n * self._analyse(u), g, points=n)
+
+    def _analyse(self, u: Tensor) -> Tensor:
+        # the second to last axis first: its rows are long
+        for axis in (*reversed(range(self.dim - 1)), self.dim - 1):
+            u = self.analyse(u, axis, axis + 1)
+        return u
+
+    def _synthesise(self, g: Tensor) -> Tensor:
+        for axis in (self.dim - 1, *range(self.dim - 1)):
+            g = self.synthesise(g, axis, axis + 1)
+        return g
+
     def _split(self, z: Tensor, axis: int, dim: int) -> tuple[Tensor, Tensor]:
         """(re, im) of k = 0..K; the imaginary part at k = 0 is zero."""
         cut = self.cuts[axis]
@@ -107,9 +137,8 @@ class TruncatedFourier:
 
     def forward(self, u: Tensor) -> Tensor:
         """(batch, channel, *grid) to (*modes, channel, 2, batch): −K..K, 0..K on the last axis."""
-        for axis in self.channels_first_order():
-            u = self.analyse(u, axis, axis + 2)
-        z = self.to_modes(u.movedim((0, 1), (-2, -1)))
+        g = self.analyse_fields(u.flatten(0, 1)).unflatten(0, u.shape[:2])
+        z = self.to_modes(g.movedim((0, 1), (-2, -1)))
         for axis, cut in enumerate(self.cuts[:-1]):
             z = torch.cat(
                 [z.narrow(axis, cut + 1, cut).flip(axis), z.narrow(axis, 0, cut + 1)], axis
@@ -121,14 +150,8 @@ class TruncatedFourier:
         z = z.movedim(self.dim + 1, self.dim)
         for axis, cut in enumerate(self.cuts[:-1]):
             z = torch.cat([z.narrow(axis, cut, cut + 1), z.narrow(axis, 0, cut).flip(axis)], axis)
-        u = self.from_modes(z).movedim((-1, -2), (0, 1))
-        for axis in reversed(self.channels_first_order()):
-            u = self.synthesise(u, axis, axis + 2)
-        return u
-
-    def channels_first_order(self) -> list[int]:
-        """The order in which axes are analysed: the second to last first, whose rows are long."""
-        return [*reversed(range(self.dim - 1)), self.dim - 1]
+        g = self.from_modes(z).movedim((-1, -2), (0, 1))
+        return self.synthesise_fields(g.flatten(0, 1)).unflatten(0, g.shape[:2])
 
 
 def _pair(z: Tensor, axis: int, cut: int) -> tuple[Tensor, Tensor]:

@@ -120,12 +120,9 @@ class SpectralConv(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""
         fourier = TruncatedFourier(u.shape[2:], self.n_modes, u)
-        for axis in fourier.channels_first_order():
-            u = fourier.analyse(u, axis, axis + 2)
-        g = self.mix(u.movedim((0, 1), (-2, -1)), fourier).movedim((-2, -1), (0, 1))
-        for axis in reversed(fourier.channels_first_order()):
-            g = fourier.synthesise(g, axis, axis + 2)
-        return g
+        g = fourier.analyse_fields(u.flatten(0, 1)).unflatten(0, u.shape[:2])
+        g = self.mix(g.movedim((0, 1), (-2, -1)), fourier).movedim((-2, -1), (0, 1))
+        return fourier.synthesise_fields(g.flatten(0, 1)).unflatten(0, g.shape[:2])
 
     def mix(self, g: Tensor, fourier: TruncatedFourier) -> Tensor:
         """Multiply real Fourier coefficients, (*2K+1, batch, channel), by the weights."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +23,7 @@ from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.harmonics import full_rotations
 from fieldsym.operators.irreps import FibreNorm, Gate, SchurMap, hidden_types
 from fieldsym.operators.modes import check_modes
+from fieldsym.operators.products import VectorProduct
 from fieldsym.operators.steerable import SteerableConv, inscribed_disc
 from fieldsym.representation import Representation
 
@@ -47,21 +49,22 @@ class SteerableFNO(nn.Module):
     in_bundle, out_bundle : Bundle, on one torus, square or not; wavenumbers are physical
     group : so(d), o(d), se(d) or e(d), d = 2 or 3; translations are built in
     n_modes : odd numbers of kept frequencies −K..K, one per axis or one for all; symbols live on
-    the
-        largest disc |k| ≤ K inside, so give longer axes more
+        the largest disc |k| ≤ K inside, so give longer axes more
     hidden : types of the hidden features, such as "8 scalar + 4 vector"; default: half scalars, the
         rest shared by pseudoscalars (with reflections), vectors and symmetric traceless tensors
     hidden_channels : width of the default types
     n_layers : number of Fourier layers; lifting and projection have a convolution of their own
     radial, degree, taper : of the symbols, see :class:`fieldsym.operators.steerable.SteerableConv`
-    norm : None, or "instance_norm": every field is divided by the root mean square of its fibre
-    norm non_linearity : pointwise function for scalars; other fields are gated
+    norm : None, or "instance_norm": every field is divided by the root mean square over space of
+        its fibre norm
+    non_linearity : pointwise function for scalars; other fields are gated, and vectors multiplied
+        with fields of every type
 
     Raises
     ------
     GroupError            if the group is finite or another one, or an axis is not periodic.
-    GridError             if ``n_modes`` is even or too small, or needs more points than the grid
-    has. BundleError           if the bundles are on two bases, or the input is not a section of
+    GridError             if ``n_modes`` is even or too small, or the grid has too few points.
+    BundleError           if the bundles are on two bases, or the input is not a section of
                           ``in_bundle`` in the dtype of the parameters.
     RepresentationError   if a field has no continuous rotations, or the width is too small.
 
@@ -185,21 +188,46 @@ class Layer(nn.Module):
         self.norm = None if norm is None else FibreNorm(hidden)
         self.mix, self.gate = mix, Gate(hidden, non_linearity)
         self.mlp_norm = None if norm is None else FibreNorm(hidden)
-        self.mlp_gate = Gate(hidden, non_linearity)
-        # the constants of the last layer are those that the projection adds anyway
-        self.mlp = nn.ModuleList(
-            [
-                SchurMap(hidden, self.mlp_gate.rep_in, group),
-                SchurMap(hidden, hidden, group, bias=not last),
-            ]
-        )
+        self.mlp = GatedMLP(hidden, group, non_linearity, last=last)
 
     def forward(self, x: Tensor, fourier: TruncatedFourier) -> Tensor:
         """Apply to (batch, channel, *grid)."""
         y = x if self.norm is None else self.norm(x)
         x = x + self.gate(self.mix(y, fourier))
         y = x if self.mlp_norm is None else self.mlp_norm(x)
-        return x + self.mlp[1](self.mlp_gate(self.mlp[0](y)))
+        return x + self.mlp(y)
+
+
+class GatedMLP(nn.Module):
+    """A pointwise map to gated fields and to factors of products, and a pointwise map back."""
+
+    def __init__(
+        self,
+        hidden: Representation,
+        group: Group,
+        non_linearity: Callable[[Tensor], Tensor],
+        *,
+        last: bool,
+    ) -> None:
+        super().__init__()
+        self.gate, self.product = Gate(hidden, non_linearity), None
+        wide, result = self.gate.rep_in, hidden
+        if any(block.kind == "vector" for block in hidden.blocks):
+            self.product = VectorProduct(hidden, group)
+            wide = Representation(f"{wide} + {self.product.rep_in}", group.dim)
+            result = Representation(f"{hidden} + {self.product.rep_out}", group.dim)
+        self.first = SchurMap(hidden, wide, group)
+        # the constants of the last layer are those that the projection adds anyway
+        self.second = SchurMap(result, hidden, group, bias=not last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to (batch, channel, *grid)."""
+        y = self.first(x)
+        if self.product is None:
+            return self.second(self.gate(y))
+        gated = self.gate.rep_in.channels
+        gated, factors = y.split([gated, y.shape[1] - gated], 1)
+        return self.second(torch.cat([self.gate(gated), self.product(factors)], 1))
 
 
 def _check_bases(in_bundle: Bundle, out_bundle: Bundle) -> Manifold:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Self
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Tabulated(nn.Module):
+class Tabulated(nn.Module, ABC):
     """A module whose constants are tabulated anew whenever it is cast or moved.
 
     Cast to single precision and back they would stay rounded, and with them the symmetry.

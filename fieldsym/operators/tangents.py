@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+FEW = 16  # channels
+
 
 class Values:
     """Fields without tangents."""
 
     def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         """The affine map x ↦ matrix x + bias of the channels."""
-        return functional.linear(x, matrix, bias)
+        return _linear(x, matrix, bias)
 
     def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """A function of one number."""
@@ -39,7 +41,7 @@ class Tangents(Values):
 
     def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         """The affine map of the value, its linear part on tangents."""
-        y = functional.linear(x, matrix)
+        y = _linear(x, matrix, None)
         return y if bias is None else torch.cat([y[:, :1] + bias, y[:, 1:]], 1)
 
     def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -47,3 +49,11 @@ class Tangents(Values):
         value = x[:, :1]
         value, slope = torch.func.jvp(f, (value,), (torch.ones_like(value),))[:2]
         return torch.cat([value, slope * x[:, 1:]], 1)
+
+
+def _linear(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    if matrix.shape[1] >= FEW:
+        return functional.linear(x, matrix, bias)
+    # the gradient of a matrix with few columns is a slow product unless it is transposed
+    y = x @ matrix.mT.contiguous()
+    return y if bias is None else y + bias

@@ -18,9 +18,6 @@ To adopt one more layer class: :func:`fieldsym.operators.adopt.register`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -30,7 +27,7 @@ from fieldsym.bundle import Bundle
 from fieldsym.errors import GroupError
 from fieldsym.group import Element, Group
 from fieldsym.operators.adopt import Hidden, adopt
-from fieldsym.operators.adopt_tie import Adoption, bake, keep_projected
+from fieldsym.operators.adopt_tie import Adoption, bake, evaluating, keep_projected
 
 # Errors that rounding makes, in units of the precision: of the fluctuation of the output, or of its
 # size, since an untrained network is nearly all mean.
@@ -56,10 +53,17 @@ def enforce(
     is measured, in evaluation mode, on random sections and all elements; if it is not exact it is
     given back as it was.
 
-    Known are neuraloperator's FNO and TFNO (single precision in
-    any dtype: its spectral buffer is complex64; a TFNO is trained densely, its Tucker factors are
-    multiplied out once), networks of ``nn.Conv`` with
-    circular padding, ``nn.Linear`` on channels and norms, and spectral weights in two blocks.
+    Known are neuraloperator's FNO and TFNO (exact in single precision: its spectral buffer is
+    complex64 whatever the dtype; of a TFNO the dense weight is trained, its Tucker factors are
+    multiplied out once), networks of ``nn.Conv`` with circular padding, ``nn.Linear`` on channels
+    and norms (exact in float64 too), and spectral weights in two blocks.
+
+    Refused, with the reason: grid embeddings and coordinates as channels; domain padding and
+    padding other than circular; strides, grouped convolutions, changes of resolution (UNO); even
+    modes and kernels; norms with running statistics on anything but scalars, and norms or pointwise
+    functions on components that the group mixes; complex data; parameters of unknown layers, or
+    shared by two; layers that a forward pass does not use; features whose types cannot be followed.
+    Save an enforced module by its ``state_dict``: torch does not pickle parametrised modules.
 
     Parameters
     ----------
@@ -150,7 +154,8 @@ def project_(
     """Project the weights of a module on those that commute with a group, once and in place.
 
     The nearest such weights: the mean of the layer over the group. Nothing keeps them symmetric
-    afterwards. The parameters stay the same objects, except that the Tucker tensors of a TFNO become dense ones.
+    afterwards. The parameters stay the same objects, except that the Tucker tensors of a TFNO
+    become dense ones.
 
     Parameters
     ----------
@@ -185,23 +190,12 @@ def project_(
 def _verified(adoption: Adoption, group: Group, source: Bundle, target: Bundle) -> Adoption:
     """Measure an adopted module; undo the adoption unless its symmetry is exact."""
     try:
-        with torch.no_grad(), _evaluating(adoption.module):
+        with torch.no_grad(), evaluating(adoption.module):
             _measure(adoption, _moves(adoption, group, source), source, target)
     except BaseException:
         adoption.undo()
         raise
     return adoption
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, flag in training.items():
-            part.training = flag
 
 
 def _moves(adoption: Adoption, group: Group, source: Bundle) -> list[Element]:

@@ -65,10 +65,10 @@ def finite_part(group: Group, base: Manifold, grid: Sequence[int]) -> Group:
     """
     turns = (lattice_turn(xi, base, grid) for xi in group.generators if xi.matrix.any())
     extra = tuple(turn for turn in turns if turn is not None)
-    points = Group(group.name, group.dim, (), (*group.components, *extra))
+    points = Group(group.name, group.dim, (), (*group.components, *extra), periods=group.periods)
     elements = tuple(sorted((trivial(group.dim) * points).elements, key=_reading_order))
     name = group.name if group.is_finite else f"the finite part of {group.name}"
-    return Group(name, group.dim, (), elements[1:], elements)
+    return Group(name, group.dim, (), elements[1:], elements, group.periods)
 
 
 # The identity, rotations by their angle, then reflections.
