@@ -119,15 +119,24 @@ def conv_without_stabilisers(*args):
 
 def conv_without_conjugation(*args):
     """R(−gk) = ρ R(k) ρ⁻¹ without the complex conjugation."""
-    return _with_types(lambda t: {"moves": tuple((g, False) for g, _ in t.moves)}, *args)
-
-
-def conv_without_partners(*args):
-    """The modes −k dropped: half the amplitude of every mode but the mean."""
     layer = spectral.SpectralConv(*args)
-    for i in range(len(layer.types)):
-        layer.partners[i] = 1
+    layer.signs_in = layer.signs_out = None
     return layer
+
+
+class ConvWithoutPartners(nn.Module):
+    """The modes −k dropped: half the amplitude of every mode but the mean."""
+
+    def __init__(self, *args):
+        super().__init__()
+        self.layer = spectral.SpectralConv(*args)
+        for name in ("weights", "types", "rep_in", "rep_out", "n_modes"):
+            setattr(self, name, getattr(self.layer, name))
+
+    def forward(self, u):
+        y = self.layer(u)
+        mean = y.mean(tuple(range(2, y.ndim)), keepdim=True)
+        return mean + (y - mean) / 2
 
 
 class EvenModes(nn.Module):

@@ -168,6 +168,34 @@ def test_can_be_evaluated():
     assert float(report["defect"].max()) < 1e-12
 
 
+class Gated(nn.Module):
+    """Vectors times a function of their length: bends nothing by components."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = conv(3, 8), conv(8, 3)
+
+    def forward(self, x):
+        v = self.up(x)
+        length = v.square().unflatten(1, (4, 2)).sum(2, keepdim=True)
+        gate = torch.rsqrt(1 + length).expand(-1, -1, 2, -1, -1).flatten(1, 2)
+        return self.down(v * gate)
+
+
+def test_vectors_inside(dtype):
+    model = fs.enforce(Gated(), D4, FLOW, FLOW, hidden="4 vector")
+    assert_exact(model, D4, FLOW, FLOW, (12, 12), dtype)
+
+
+def test_parity_is_part_of_the_type():
+    """Saboteur: enforced for a scalar, the network fails the law of a pseudoscalar."""
+    scalar, pseudo = (fs.Bundle(SQUARE, f"{word} w") for word in ("scalar", "pseudoscalar"))
+    model = fs.enforce(net(scalar, scalar), D4, scalar, scalar)
+    assert_exact(model, D4, scalar, scalar, (12, 12), torch.float32)
+    with pytest.raises(AssertionError):
+        assert_exact(model, D4, pseudo, pseudo, (12, 12), torch.float32)
+
+
 def test_stays_exact_in_training(dtype):
     model = fs.enforce(UNet(3, 6), D4, FLOW, WHIRL).to(dtype)
     u, target = laws.noise(FLOW, (8, 8), dtype), laws.noise(WHIRL, (8, 8), dtype)
@@ -509,6 +537,28 @@ def test_translations_are_measured_where_the_group_has_them():
     fs.release(fs.enforce(model, D4, FLOW, FLOW))
     with pytest.raises(fs.GroupError, match=r"does not commute with shift \(0.15, 0\)"):
         fs.enforce(model, groups.translations(2) * D4, FLOW, FLOW)
+
+
+def test_zero_and_nan():
+    model = conv(3, 3)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    assert fs.project_(model, D4, FLOW, FLOW) == {"weight": 0.0, "bias": 0.0}
+    with torch.no_grad():
+        model.weight[0, 0, 1, 1] = torch.nan
+    with pytest.raises(fs.GroupError, match="does not commute with"):
+        fs.enforce(model, D4, FLOW, FLOW)
+
+
+def test_weights_without_free_numbers_can_be_trained():
+    pseudo = fs.Bundle(SQUARE, "pseudoscalar w")
+    model = fs.enforce(net(pseudo, pseudo), D4, pseudo, pseudo)
+    assert [p.numel() for p in model[2].parameters()] == [2, 0]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    model(laws.noise(pseudo, (12, 12), torch.float32)).square().sum().backward()
+    optimizer.step()
+    assert_exact(model, D4, pseudo, pseudo, (12, 12), torch.float32)
 
 
 def test_training_mode_is_kept():

@@ -99,7 +99,7 @@ def test_saboteurs_fail_the_symmetry():
 
 def test_saboteurs_fail_the_oracle_and_the_count():
     args = (rep(MIXED, 2), rep("vector u + symmetric tensor s", 2), groups.dihedral(1), (5, 7))
-    for make in (broken.conv_without_partners, broken.conv_without_conjugation):
+    for make in (broken.ConvWithoutPartners, broken.conv_without_conjugation):
         layer = make(*args)
         with pytest.raises(AssertionError):
             laws.assert_dense(layer, args[2], (12, 16), torch.float64, 1e-3)

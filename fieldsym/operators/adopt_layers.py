@@ -37,6 +37,7 @@ class Weight:
     sites: Array  # (sites, dim) samples of a kernel, or modes
     place: Callable[[Array], Sequence[Array]]
     modes: bool = False
+    memory: tuple[int, ...] | None = None  # order in which the layer likes the axes, real ones
 
 
 @dataclass(eq=False)

@@ -173,15 +173,21 @@ def _tie(adoption: Adoption, layer: Layer, weight: Weight, table: Table) -> None
     values = None if table.values is None else weight.place(table.values)
     z = _nearest(parameters, codes, values, table.free, _measure(weight, table))
     partners: tuple[parametrize.ParametrizationList, ...] = ()
-    reached = 0
+    held = 0
     for i, (name, old, code) in enumerate(zip(weight.names, parameters, codes, strict=True)):
-        reached = max(reached, int(np.abs(code).max(initial=0)))
-        value = None if values is None else values[i]
-        tied = TiedWeight(code, value, reached, is_complex=old.is_complex(), partners=partners)
-        tied = tied.to(old.device)
-        entries = tied.expand(z[:reached]).view(_real(old).shape).to(_real(old).dtype)
-        new = torch.view_as_complex(entries) if old.is_complex() else entries
+        reached = max(held, int(np.abs(code).max(initial=0)))
+        tied = TiedWeight(
+            code,
+            None if values is None else values[i],
+            reached,
+            is_complex=old.is_complex(),
+            memory=weight.memory,
+            partners=partners,
+        ).to(old.device)
+        with torch.no_grad():
+            new = tied(z[held:reached].to(_real(old).dtype))
         _replace(adoption, layer, name, new, tied)
+        held = reached
         lists: Any = layer.module.parametrizations
         partners = (*partners, lists[name])
 
@@ -319,7 +325,7 @@ def _bake_layer(layer: nn.Module) -> None:
     for name in reversed(ours):  # later blocks read the numbers of earlier ones
         trained = any(p.requires_grad for p in lists[name].parameters())
         parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
-        value = getattr(layer, name).detach()
+        value = getattr(layer, name).detach().contiguous()
         delattr(layer, name)
         layer.register_parameter(name, nn.Parameter(value, requires_grad=trained))
     for name in ours:

@@ -23,6 +23,8 @@ from torch.utils._pytree import tree_leaves
 from fieldsym.errors import GroupError
 from fieldsym.operators.adopt_types import Type, Types, Unknown
 
+# Names of torch functions: those whose terms have one type, that join channels, that move axes, and
+# pointwise ones that are odd or not. Other functions are left to the measurement.
 ADDS = {"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__",
         "__isub__", "rsub", "lerp", "where"}  # fmt: skip
 JOINS = {"cat", "concat", "concatenate"}
@@ -31,8 +33,7 @@ ODD = {"tanh", "tanh_", "sin", "sin_", "erf", "atan", "arctan", "asinh", "hardta
        "tanhshrink", "hardshrink", "softshrink"}  # fmt: skip
 UNEVEN = {"gelu", "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu",
           "celu", "silu", "mish", "sigmoid", "sigmoid_", "softplus", "hardswish", "hardsigmoid",
-          "logsigmoid", "exp", "cos", "abs", "square", "clamp", "clamp_min", "clamp_max", "prelu",
-          "threshold", "softmax", "glu", "max_pool1d", "max_pool2d", "max_pool3d"}  # fmt: skip
+          "logsigmoid", "prelu", "threshold", "glu"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,16 +150,16 @@ class Tracer(TorchFunctionMode):
 
     def _reorder(self, name: str, args: tuple, kwargs: dict, met: Feature, out: Tensor) -> None:
         source = met.tensor
+        # axis i has size i + 1, so that it can be found again
         labels = torch.empty([1 + i for i in range(source.ndim)], device="meta")
         rest = [a for a in args if not isinstance(a, Tensor)]
         rest_kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, Tensor)}
-        with torch._C.DisableTorchFunction():
-            moved = getattr(torch.Tensor, name)(labels, *rest, **rest_kwargs)
+        moved = getattr(torch.Tensor, name)(labels, *rest, **rest_kwargs)
         self.mark(out, met.type, list(moved.shape).index(met.axis + 1))
 
     # Layers ---------------------------------------------------------------------------------------
 
-    def enter(self, name: str, x: object) -> None:
+    def enter(self, name: str) -> None:
         """A module starts."""
         self.running.append(name)
         if name in self.layers:
@@ -199,9 +200,7 @@ def _watching(module: nn.Module, tracer: Tracer) -> Iterator[None]:
     handles = []
     for name, part in module.named_modules():
         handles.append(
-            part.register_forward_pre_hook(
-                lambda _, args, name=name: tracer.enter(name, args[0] if args else None)
-            )
+            part.register_forward_pre_hook(lambda _, args, name=name: tracer.enter(name))
         )
         handles.append(
             part.register_forward_hook(

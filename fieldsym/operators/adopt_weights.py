@@ -31,6 +31,7 @@ class TiedWeight(nn.Module):
     values : coefficients of the terms, None where all are one
     free : number of free numbers, those of the partners included
     is_complex : whether the weight is complex
+    memory : order of the axes of the real weight in memory; the axis of (real, imaginary) is last
     partners : parametrizations that hold the first of the free numbers: one map may be stored in
         several parameters
     """
@@ -45,17 +46,23 @@ class TiedWeight(nn.Module):
         free: int,
         *,
         is_complex: bool = False,
+        memory: tuple[int, ...] | None = None,
         partners: tuple[ParametrizationList, ...] = (),
     ) -> None:
         super().__init__()
         self.shape = tuple(code.shape[:-1])
         self.free, self.is_complex = free, is_complex
+        self.memory = tuple(range(len(self.shape))) if memory is None else memory
         self.partners = partners  # in a tuple: their parameters are not registered twice
         # position in (0, z, −z)
-        index = np.where(code < 0, free - code, code).astype(np.int32)
-        self.register_buffer("index", torch.from_numpy(index.ravel()), persistent=False)
-        bits = None if values is None else torch.from_numpy(values.reshape(-1, values.shape[-1]))
-        self.register_buffer("values", bits, persistent=False)
+        index = self._stored(np.where(code < 0, free - code, code).astype(np.int32))
+        self.register_buffer("index", torch.from_numpy(index).flatten(), persistent=False)
+        terms = None if values is None else torch.from_numpy(self._stored(values)).flatten(0, -2)
+        self.register_buffer("values", terms, persistent=False)
+
+    def _stored(self, table: np.ndarray) -> np.ndarray:
+        """A table (*shape, terms) with its axes in the order of the memory."""
+        return np.ascontiguousarray(table.transpose(*self.memory, table.ndim - 1))
 
     def extra_repr(self) -> str:
         """How many free numbers make which shape."""
@@ -65,7 +72,8 @@ class TiedWeight(nn.Module):
         """The weight of the free numbers (own,)."""
         if self.partners:
             z = torch.cat([*self._before(), z])
-        weight = self.expand(z).view(self.shape)
+        weight = self.expand(z).view([self.shape[axis] for axis in self.memory])
+        weight = weight.permute(*np.argsort(self.memory).tolist())
         return torch.view_as_complex(weight) if self.is_complex else weight
 
     def _before(self) -> list[Tensor]:
@@ -73,7 +81,7 @@ class TiedWeight(nn.Module):
         return [p.get_parameter("original0") for p in self.partners]
 
     def expand(self, z: Tensor) -> Tensor:
-        """The real entries, in one axis, of all free numbers."""
+        """The real entries of all free numbers, in one axis and the order of the memory."""
         entries = torch.cat([z.new_zeros(1), z, -z]).index_select(0, self.index)
         if self.values is None:
             return entries
@@ -89,7 +97,8 @@ class TiedWeight(nn.Module):
     def right_inverse(self, weight: Tensor) -> tuple[Tensor]:
         """The own free numbers of the nearest allowed weight."""
         real = torch.view_as_real(weight) if self.is_complex else weight
-        nearest = self.nearest(real.detach().double().reshape(-1))
+        stored = real.detach().double().permute(*self.memory)
+        nearest = self.nearest(stored.reshape(-1))
         held = sum(z.numel() for z in self._before())
         return (nearest[held:].to(real.dtype),)
 

@@ -123,6 +123,47 @@ def mode_orbits(group: Group, n_modes: Sequence[int]) -> tuple[OrbitType, ...]:
     return _orbits(matrices.tobytes(), group.dim, tuple(n_modes))
 
 
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Where a fixed set of group elements carries the first mode of every orbit.
+
+    Parameters
+    ----------
+    elements : indices of the elements, one of each pair {g, −g} where the group holds −1
+    modes : (elements, orbits, dim) modes g k with last component ≥ 0, or −g k
+    conjugate : (elements, orbits) whether it is −g k, where a real field has the conjugate
+    """
+
+    elements: tuple[int, ...]
+    modes: Array
+    conjugate: Array
+
+
+def mode_images(group: Group, types: Sequence[OrbitType]) -> Images:
+    """Images of all orbits by the same elements; small orbits meet their modes more than once.
+
+    Examples
+    --------
+    >>> import fieldsym as fs
+    >>> d4 = fs.groups.dihedral(4)
+    >>> found = mode_images(d4, mode_orbits(d4, (25, 25)))
+    >>> found.modes.shape, bool(found.conjugate.any())
+    ((4, 91, 2), False)
+    """
+    first = np.concatenate([t.modes[:, 0] for t in types])
+    found: dict[bytes, tuple[int, Array, Array]] = {}
+    has_inversion = RealForm(group).inversion is not None
+    for index, g in enumerate(group.elements):
+        matrix = np.rint(g.matrix).astype(np.int64)
+        modes = first @ matrix.T
+        conjugate = modes[:, -1] < 0
+        key = max(matrix.tobytes(), (-matrix).tobytes()) if has_inversion else matrix.tobytes()
+        if key not in found or conjugate.sum() < found[key][2].sum():
+            found[key] = index, np.where(conjugate[:, None], -modes, modes), conjugate
+    elements, modes, conjugate = zip(*found.values(), strict=True)
+    return Images(elements, np.stack(modes), np.stack(conjugate))
+
+
 class RealForm:
     """Coordinates of a fibre in which every multiplier is a real matrix, where there are such.
 
@@ -175,15 +216,17 @@ class RealForm:
             block.copies * int((self.basis(rep, block.kind)[1] == 1).sum()) for block in rep.blocks
         )
 
-    def fibre_maps(self, rep: Representation, t: OrbitType, *, back: bool = False) -> Array | None:
-        """Matrices between the fibre at each image of an orbit and z/D at its first mode.
+    def fibre_maps(
+        self, rep: Representation, elements: Sequence[int], *, back: bool = False
+    ) -> Array | None:
+        """Matrices between the fibre at each image g k of a mode and D z at the mode itself.
 
-        Applied from the right to rows of components, (images, channels, channels); None where they
-        are all the identity. ``back`` leads from z.
+        Applied from the right to rows of components, (elements, channels, channels); None where
+        they are all the identity. ``back`` leads from z.
         """
         order = self.order(rep)
         maps = []
-        for index, _ in t.moves:
+        for index in elements:
             g = self.group.elements[index]
             full = np.zeros((rep.channels,) * 2)
             start = 0

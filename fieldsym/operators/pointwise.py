@@ -23,6 +23,11 @@ from fieldsym.representation import Block, Representation
 VALUES = Values()
 
 
+def single(table: np.ndarray) -> Tensor:
+    """A constant of a module, in the dtype its parameters start with."""
+    return torch.from_numpy(table).to(torch.get_default_dtype())
+
+
 class TypedWeight(nn.Module):
     """A stack of matrices between typed fibres, one coefficient array per pair of blocks.
 
@@ -66,7 +71,7 @@ class TypedWeight(nn.Module):
         self.register_buffer("zero", torch.zeros(()), persistent=False)
         for i, (out_block, in_block, basis) in enumerate(blocks):
             self.layout.append((out_block.size, in_block.size, len(basis) > 0))
-            self.register_buffer(f"basis_{i}", torch.from_numpy(basis), persistent=False)
+            self.register_buffer(f"basis_{i}", single(basis), persistent=False)
             if len(basis):
                 shape = (stack, out_block.copies, in_block.copies, len(basis))
                 self.register_parameter(f"pair_{i}", nn.Parameter(torch.randn(shape) * std))

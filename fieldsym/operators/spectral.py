@@ -17,8 +17,15 @@ from torch import Tensor, nn
 
 from fieldsym.group import Group
 from fieldsym.operators.fourier import TruncatedFourier
-from fieldsym.operators.modes import OrbitType, RealForm, check_modes, mode_orbits
-from fieldsym.operators.pointwise import TypedWeight
+from fieldsym.operators.modes import (
+    Images,
+    RealForm,
+    check_modes,
+    half_set,
+    mode_images,
+    mode_orbits,
+)
+from fieldsym.operators.pointwise import TypedWeight, single
 from fieldsym.representation import Representation
 
 
@@ -60,10 +67,13 @@ class SpectralConv(nn.Module):
         mean: bool = True,
     ) -> None:
         super().__init__()
+        self.into: Tensor | None
+        self.out: Tensor | None
+        self.signs_in: Tensor | None
+        self.signs_out: Tensor | None
         self.n_modes = check_modes(n_modes, group.dim)
         self.rep_in, self.rep_out = rep_in, rep_out
         self.types = tuple(t for t in mode_orbits(group, self.n_modes) if mean or not t.is_zero)
-        self.partners = [1 if t.is_zero else 2 for t in self.types]  # k and −k
         form = RealForm(group)
         self.parts = form.parts
         # E|W|² = 2 / (in + out) per entry, as in neuraloperator
@@ -78,17 +88,20 @@ class SpectralConv(nn.Module):
         self.split_in, self.split_out = (
             [form.even(rep), rep.channels - form.even(rep)] for rep in (rep_in, rep_out)
         )
-        for i, t in enumerate(self.types):
-            self.register_buffer(f"rows_{i}", self._rows(t.modes), persistent=False)
-            for name, tables in (
-                ("in", form.fibre_maps(rep_in, t)), ("out", form.fibre_maps(rep_out, t, back=True))
-            ):  # fmt: skip
-                known = None if tables is None else torch.from_numpy(tables)
-                self.register_buffer(f"{name}_{i}", known, persistent=False)
-            signs = torch.tensor([[1.0, -1.0 if c else 1.0] for _, c in t.moves])
-            turned = signs if (signs < 0).any() else None
-            self.register_buffer(f"conjugate_{i}", turned, persistent=False)
-        self.register_buffer("order", self._order(), persistent=False)
+        images = mode_images(group, self.types)
+        self.images, self.orbits = len(images.elements), images.modes.shape[1]
+        into = form.fibre_maps(rep_in, images.elements)
+        out = form.fibre_maps(rep_out, images.elements, back=True)
+        rows, signs_in = self._rows(images.modes), np.where(images.conjugate, -1.0, 1.0)
+        order, signs_out = self._order(images)
+        for name, table in (
+            ("into", into), ("out", out),
+            ("signs_in", signs_in if images.conjugate.any() else None),
+            ("signs_out", signs_out if (signs_out < 0).any() else None),
+        ):  # fmt: skip
+            self.register_buffer(name, None if table is None else single(table), persistent=False)
+        self.register_buffer("rows", torch.from_numpy(rows.ravel()), persistent=False)
+        self.register_buffer("order", torch.from_numpy(order), persistent=False)
 
     def extra_repr(self) -> str:
         """What it maps to what, and how."""
@@ -103,19 +116,29 @@ class SpectralConv(nn.Module):
         """Sizes of the half spectrum: 0..K, −1..−K, and 0..K on the last axis."""
         return (*self.n_modes[:-1], self.n_modes[-1] // 2 + 1)
 
-    def _rows(self, modes: np.ndarray) -> Tensor:
-        """Flat position of (orbits, images) modes in the half spectrum, image by image."""
-        sizes = np.array(self.n_modes)
-        cut = sizes // 2
-        place = np.where(modes < 0, cut - modes, modes).swapaxes(0, 1)
-        return torch.from_numpy(np.ravel_multi_index(np.moveaxis(place, -1, 0), self._shape()))
+    def _rows(self, modes: np.ndarray) -> np.ndarray:
+        """Flat position of modes in the half spectrum."""
+        place = np.where(modes < 0, np.array(self.n_modes) // 2 - modes, modes)
+        return np.ravel_multi_index(tuple(np.moveaxis(place, -1, 0)), self._shape())
 
-    def _order(self) -> Tensor:
-        """For every mode its row among the results; the row past the end is zero."""
-        rows = torch.cat([self.get_buffer(f"rows_{i}").ravel() for i in range(len(self.types))])
-        order = torch.full((math.prod(self._shape()),), len(rows))
-        order[rows] = torch.arange(len(rows))
-        return order
+    def _order(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
+        """For every stored mode its row among the results, and the sign of its imaginary part.
+
+        Only the half set is filled, whose partners −k are counted by a factor of two. The other
+        modes with last component 0 read the row of zeros at the end of the first image.
+        """
+        order = np.full(math.prod(self._shape()), self.orbits)
+        signs = np.ones(len(order))
+        left = {k: self._rows(np.array(k)) for k in half_set(self.n_modes)}
+        results = np.arange(self.images * (self.orbits + 1)).reshape(self.images, -1)
+        for flipped in (False, True):  # as it is, where there is such an image
+            for m, o in np.ndindex(*images.conjugate.shape):
+                k = images.modes[m, o] * (-1 if flipped else 1)
+                row = left.pop(tuple(int(c) for c in k), None)
+                if row is not None:
+                    order[row] = results[m, o]
+                    signs[row] = -1 if flipped != images.conjugate[m, o] else 1
+        return order, signs
 
     def forward(self, u: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""
@@ -127,42 +150,46 @@ class SpectralConv(nn.Module):
     def mix(self, g: Tensor, fourier: TruncatedFourier) -> Tensor:
         """Multiply real Fourier coefficients, (*2K+1, batch, channel), by the weights."""
         spectrum = fourier.to_modes(g).flatten(0, len(self.n_modes) - 1)
-        results = [self._mix(i, t, spectrum) for i, t in enumerate(self.types)]
-        results.append(results[0].new_zeros(1, *results[0].shape[1:]))
-        mixed = torch.cat(results).index_select(0, self.get_buffer("order"))
+        x = spectrum.index_select(0, self.get_buffer("rows"))
+        z = self._gather(x.view(self.images, self.orbits, *x.shape[1:]))
+        y = self._scatter(self._multiply(z)).flatten(0, 1)
+        mixed = y.index_select(0, self.get_buffer("order"))
+        if self.signs_out is not None:
+            mixed = self._conjugate(mixed, self.signs_out[:, None, None])
         return fourier.from_modes(mixed.view(*self._shape(), *mixed.shape[1:]))
 
-    def _mix(self, i: int, t: OrbitType, spectrum: Tensor) -> Tensor:
-        """Multiply the modes of one orbit type; (images · orbits, 2, batch, channel)."""
-        orbits, images = t.modes.shape[:2]
-        rows = spectrum.index_select(0, self.get_buffer(f"rows_{i}").ravel())
-        z = self._gather(i, rows.view(images, orbits, *rows.shape[1:]))
-        weight = self.weights[i]()
-        y = torch.bmm(z.flatten(1, 3), weight.flatten(1, 2).mT)
-        y = y.view(*z.shape[:4], self.parts, -1)
-        if self.parts == 2:
-            re, im = y[:, :, 0], y[:, :, 1]
-            y = torch.stack([re[..., 0, :] - im[..., 1, :], im[..., 0, :] + re[..., 1, :]], 2)
-        else:
-            y = y[..., 0, :]
-        out = self._scatter(i, y).flatten(0, 1)
-        return out if self.partners[i] == 1 else self.partners[i] * out
+    def _multiply(self, z: Tensor) -> Tensor:
+        """The weights of every orbit, and a row of zeros; (orbits, images, 2, batch, channel)."""
+        results = []
+        parts = z.split([len(t.modes) for t in self.types])
+        for t, part, weight in zip(self.types, parts, self.weights, strict=True):
+            matrix = weight().flatten(1, 2).mT
+            # the factor 2 of all modes but k = 0, which have a partner −k
+            y = torch.bmm(part.flatten(1, 3), matrix * 0.5 if t.is_zero else matrix)
+            results.append(y.view(*part.shape[:4], self.parts, -1))
+        results.append(torch.zeros_like(results[0][:1]))
+        y = torch.cat(results)
+        if self.parts == 1:
+            return y[..., 0, :]
+        re, im = y[:, :, 0], y[:, :, 1]
+        return torch.stack([re[..., 0, :] - im[..., 1, :], im[..., 0, :] + re[..., 1, :]], 2)
 
-    def _gather(self, i: int, x: Tensor) -> Tensor:
+    def _gather(self, x: Tensor) -> Tensor:
         """Move (images, orbits, 2, batch, channel) to the first mode, orbits first."""
-        x, table = self._conjugate(i, x), self._table(f"in_{i}", x)
-        if table is not None:
-            x = torch.bmm(x.flatten(1, 3), table).view(x.shape)
+        if self.signs_in is not None:
+            x = self._conjugate(x, self.signs_in[:, :, None, None])
+        if self.into is not None:
+            x = torch.bmm(x.flatten(1, 3), self.into.to(x.dtype)).view(x.shape)
         even, odd = x.transpose(0, 1).split(self.split_in, -1)
         return self._divide(even, odd, -1)
 
-    def _scatter(self, i: int, y: Tensor) -> Tensor:
-        """Transpose of the gathering."""
+    def _scatter(self, y: Tensor) -> Tensor:
+        """Transpose of the gathering, and the factor 2."""
         even, odd = y.transpose(0, 1).split(self.split_out, -1)
-        x, table = self._divide(even, odd, 1), self._table(f"out_{i}", y)
-        if table is not None:
-            x = torch.bmm(x.flatten(1, 3), table).view(x.shape)
-        return self._conjugate(i, x)
+        x = self._divide(even, odd, 1)
+        if self.out is None:
+            return 2 * x
+        return torch.bmm(x.flatten(1, 3), 2 * self.out.to(x.dtype)).view(x.shape)
 
     def _divide(self, even: Tensor, odd: Tensor, power: int) -> Tensor:
         """Even parts beside odd ones times i (or −i), (one, other, re/im, batch, channel)."""
@@ -172,11 +199,7 @@ class SpectralConv(nn.Module):
         turned = torch.cat([-im, re] if power == 1 else [im, -re], 2)
         return torch.cat([even, turned], -1)
 
-    def _table(self, name: str, like: Tensor) -> Tensor | None:
-        table = getattr(self, name)
-        return None if table is None else table.to(like.dtype)
-
-    def _conjugate(self, i: int, x: Tensor) -> Tensor:
-        """Flip the imaginary part at the images that are met conjugated."""
-        signs = getattr(self, f"conjugate_{i}")
-        return x if signs is None else x * signs.to(x.dtype)[:, None, :, None, None]
+    def _conjugate(self, x: Tensor, signs: Tensor) -> Tensor:
+        """Flip the imaginary part (…, re/im, batch, channel) where the sign is −1."""
+        signs = signs.to(x.dtype).unsqueeze(-3)
+        return x * torch.cat([torch.ones_like(signs), signs], -3)

@@ -18,6 +18,8 @@ To adopt one more layer class: :func:`fieldsym.operators.adopt.register`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -230,39 +232,45 @@ def _excess(got: Tensor, want: Tensor) -> float:
     mean = want.mean(tuple(range(2, want.ndim)), keepdim=True)
     allowed = precision * max(FLUCTUATION * float((want - mean).norm()), SIZE * float(want.norm()))
     error = float((got.double() - want).norm())
-    if not np.isfinite(error):
-        return np.inf
-    return error / allowed if allowed else float(error > 0) * np.inf
+    if error == 0:
+        return 0.0
+    return error / allowed if allowed and np.isfinite(error) else np.inf
 
 
 def _blame(adoption: Adoption, g: Element, u: Tensor, source: Bundle) -> str:
     """Which part breaks the symmetry first, and why."""
-    base, types = source.base, adoption.types
-    before, after = (_outputs(adoption.module, x) for x in (u, act(g, u, source)))
-    rest = list(adoption.outputs)
-    for (name, one), (_, other) in zip(before, after, strict=True):
-        if not rest or rest[0][0] != name:
-            continue
-        _, kinds, axis = rest.pop(0)
-        one, other = (x.movedim(axis, 1) for x in (one, other))
-        if one[0, 0].numel() != u[0, 0].numel():
-            continue
-        bundle = Bundle(base, types.representation(kinds))
-        one, other = (x.reshape(*x.shape[:2], *adoption.grid) for x in (one, other))
+    found = (
+        f"The module does not commute with {g.name} even with constrained weights, so it was left "
+        "as it was."
+    )
+    for name, bundle, one, other in _sections(adoption, u, act(g, u, source), source):
         if not _excess(other, act(g, one, bundle)) <= 1:
             kind = type(adoption.module.get_submodule(name)).__name__.removeprefix("Parametrized")
             hint = next((f": {why}" for word, why in HINTS.items() if word in kind), "")
             return (
-                f"The module does not commute with {g.name} even with constrained weights, so it "
-                f"was left as it was. The first output that breaks the symmetry is that of "
+                f"{found} The first output that breaks the symmetry is that of "
                 f"{name or 'the module itself'} ({kind}), which does not move like "
                 f"'{bundle.representation}'{hint}. Replace it, or what its forward does between "
                 "the modules before it."
             )
-    return (
-        f"The module does not commute with {g.name} even with constrained weights, so it was left "
-        "as it was. No part could be blamed: look for functions between its modules."
-    )
+    return f"{found} No part could be blamed: look for functions between its modules."
+
+
+def _sections(
+    adoption: Adoption, u: Tensor, moved: Tensor, source: Bundle
+) -> Iterator[tuple[str, Bundle, Tensor, Tensor]]:
+    """Outputs of parts that are fields of known types, from a section and from a moved one."""
+    before, after = (_outputs(adoption.module, x) for x in (u, moved))
+    typed = list(adoption.outputs)
+    for (name, one), (_, other) in zip(before, after, strict=True):
+        if not typed or typed[0][0] != name:
+            continue
+        _, kinds, axis = typed.pop(0)
+        one, other = (x.movedim(axis, 1) for x in (one, other))
+        if one[0, 0].numel() == u[0, 0].numel():
+            bundle = Bundle(source.base, adoption.types.representation(kinds))
+            shape = (*one.shape[:2], *adoption.grid)
+            yield name, bundle, one.reshape(shape), other.reshape(shape)
 
 
 def _outputs(module: nn.Module, u: Tensor) -> list[tuple[str, Tensor]]:
