@@ -128,8 +128,8 @@ def _spectral(name: str, conv: Any, dim: int) -> Layer:
         swapped = table if conv.separable else table.swapaxes(0, 1)
         return [swapped.reshape(*complex_shape, -1)]
 
-    # Its contraction is a batch of matrix products over the modes: with the modes first in memory it
-    # copies neither the weight nor its gradient, which pays for the gather.
+    # Its contraction is a batch of matrix products over the modes: with the modes first in memory
+    # it copies neither the weight nor its gradient, which pays for the gather.
     memory = None if conv.separable else (*range(2, dim + 2), 0, 1, dim + 2)
     role: Literal["map", "diagonal"] = "diagonal" if conv.separable else "map"
     return Layer(

@@ -28,7 +28,7 @@ from fieldsym.operators.adopt_layers import Layer, Weight
 from fieldsym.operators.adopt_neuralop import SpectralGuard, densify, is_neuralop, wrap_again
 from fieldsym.operators.adopt_tables import Table, kernel_moves, mode_moves, whole_table
 from fieldsym.operators.adopt_types import Types
-from fieldsym.operators.adopt_weights import TiedWeight
+from fieldsym.operators.adopt_weights import TiedWeight, in_memory
 from fieldsym.operators.nullspace import NullSpaceWeight, null_basis
 
 Kinds = tuple[str, ...]
@@ -169,7 +169,7 @@ def _check_reached(
 def _tie(adoption: Adoption, layer: Layer, weight: Weight, table: Table) -> None:
     """Project the parameters of one map and tie their entries."""
     parameters = [getattr(layer.module, name) for name in weight.names]
-    codes = _in_order(weight.place(table.code), table.free)
+    codes = _in_order(weight, weight.place(table.code), table.free)
     values = None if table.values is None else weight.place(table.values)
     z = _nearest(parameters, codes, values, table.free, _measure(weight, table))
     partners: tuple[parametrize.ParametrizationList, ...] = ()
@@ -192,14 +192,16 @@ def _tie(adoption: Adoption, layer: Layer, weight: Weight, table: Table) -> None
         partners = (*partners, lists[name])
 
 
-def _in_order(codes: Sequence[np.ndarray], free: int) -> list[np.ndarray]:
-    """Count the free numbers in the order of the parameters that they first occur in."""
-    if len(codes) == 1:
-        return list(codes)
-    first = np.full(free + 1, len(codes))
-    for i in reversed(range(len(codes))):
-        first[np.abs(codes[i])] = i
-    first[0] = -1
+def _in_order(weight: Weight, codes: Sequence[np.ndarray], free: int) -> list[np.ndarray]:
+    """Count the free numbers in the order in which memory first meets them.
+
+    So each parameter needs only its own numbers and those of the ones before it, and the gather
+    reads along the memory.
+    """
+    met = np.abs(np.concatenate([in_memory(code, weight.memory).ravel() for code in codes]))
+    first = np.zeros(free + 1, dtype=int)
+    first[met[::-1]] = np.arange(len(met), 0, -1)  # the first occurrence is written last
+    first[0] = 0
     rank = np.empty(free + 1, dtype=int)
     rank[np.argsort(first, kind="stable")] = np.arange(free + 1)
     return [np.sign(code) * rank[np.abs(code)] for code in codes]

@@ -19,6 +19,13 @@ from torch.nn.utils.parametrize import ParametrizationList
 ENOUGH = 100  # steps of conjugate gradients; the normal matrix has a few distinct eigenvalues
 
 
+def in_memory(table: np.ndarray, memory: tuple[int, ...] | None) -> np.ndarray:
+    """A table (*shape, terms) with its axes in the order of the memory, None for their own."""
+    if memory is None:
+        return np.ascontiguousarray(table)
+    return np.ascontiguousarray(table.transpose(*memory, table.ndim - 1))
+
+
 class TiedWeight(nn.Module):
     """Weight whose entries are ± free numbers (or short sums of them), as one gather.
 
@@ -53,16 +60,15 @@ class TiedWeight(nn.Module):
         self.shape = tuple(code.shape[:-1])
         self.free, self.is_complex = free, is_complex
         self.memory = tuple(range(len(self.shape))) if memory is None else memory
+        self.back = tuple(self.memory.index(axis) for axis in range(len(self.shape)))
         self.partners = partners  # in a tuple: their parameters are not registered twice
         # position in (0, z, −z)
-        index = self._stored(np.where(code < 0, free - code, code).astype(np.int32))
+        index = in_memory(np.where(code < 0, free - code, code).astype(np.int32), memory)
         self.register_buffer("index", torch.from_numpy(index).flatten(), persistent=False)
-        terms = None if values is None else torch.from_numpy(self._stored(values)).flatten(0, -2)
+        terms = (
+            None if values is None else torch.from_numpy(in_memory(values, memory)).flatten(0, -2)
+        )
         self.register_buffer("values", terms, persistent=False)
-
-    def _stored(self, table: np.ndarray) -> np.ndarray:
-        """A table (*shape, terms) with its axes in the order of the memory."""
-        return np.ascontiguousarray(table.transpose(*self.memory, table.ndim - 1))
 
     def extra_repr(self) -> str:
         """How many free numbers make which shape."""
@@ -73,7 +79,7 @@ class TiedWeight(nn.Module):
         if self.partners:
             z = torch.cat([*self._before(), z])
         weight = self.expand(z).view([self.shape[axis] for axis in self.memory])
-        weight = weight.permute(*np.argsort(self.memory).tolist())
+        weight = weight.permute(self.back)
         return torch.view_as_complex(weight) if self.is_complex else weight
 
     def _before(self) -> list[Tensor]:
