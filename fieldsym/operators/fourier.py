@@ -18,7 +18,7 @@ from torch.nn import functional
 from fieldsym.errors import GridError
 from fieldsym.operators.blocks import RowMap, linear_by_blocks
 
-FFT_MODES = 97  # kept frequencies of an axis from which an FFT beats the matrix product, at any size
+FFT_MODES = 97  # kept frequencies from which an FFT beats the matrix product, on any axis
 
 
 class TruncatedFourier:
