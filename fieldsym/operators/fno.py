@@ -23,8 +23,14 @@ from torch.nn import functional
 from fieldsym.bundle import Bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Group, trivial
-from fieldsym.manifold import Manifold
 from fieldsym.operators.blocks import Shared, Tensors, by_blocks, chunk_samples
+from fieldsym.operators.fno_options import (
+    check_bases,
+    check_group,
+    exchanged_axes,
+    refuse_options,
+    refuse_position,
+)
 from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.layers import Activation, Layer, TypedMLP, drops_constants, mix_rows
 from fieldsym.operators.modes import check_modes
@@ -32,8 +38,6 @@ from fieldsym.operators.pointwise import VALUES, Pointwise
 from fieldsym.operators.tangents import Tangents, Values
 from fieldsym.representation import Representation
 
-SKIPS = ("linear", "identity", "soft-gating", None)
-NORMS = ("instance_norm", "group_norm", None)
 PADDING = 0.125  # of the samples, added on both sides of a non-periodic axis
 
 
@@ -105,7 +109,7 @@ class FNO(nn.Module):
         domain_padding: None = None,
     ) -> None:
         super().__init__()
-        base = _check_bases(in_bundle, out_bundle)
+        base = check_bases(in_bundle, out_bundle)
         if n_layers < 1:
             raise BundleError(f"FNO needs n_layers ≥ 1; got {n_layers}.")
         if not isinstance(group, Group | None):
@@ -114,8 +118,8 @@ class FNO(nn.Module):
                 "read by groups.named(text, dim)."
             )
         self.group = trivial(base.dim) if group is None else group
-        _refuse_options(norm, fno_skip, channel_mlp_skip, domain_padding)
-        _refuse_position(positional_embedding, self.group)
+        refuse_options(norm, fno_skip, channel_mlp_skip, domain_padding)
+        refuse_position(positional_embedding, self.group)
         self.in_bundle, self.out_bundle = in_bundle, out_bundle
         self.positioned = tuple(
             axis
@@ -125,8 +129,8 @@ class FNO(nn.Module):
         self.n_modes = check_modes(
             (n_modes,) * base.dim if isinstance(n_modes, int) else n_modes, base.dim
         )
-        _check_group(self.group, in_bundle, self.n_modes, hidden_channels)
-        self._exchanged = _exchanged_axes(self.group, base)
+        check_group(self.group, in_bundle, self.n_modes, hidden_channels)
+        self._exchanged = exchanged_axes(self.group, base)
         self.hidden_channels = hidden_channels
         self.non_linearity = non_linearity
         hidden = self._regular(1.0)
@@ -309,84 +313,3 @@ class FNO(nn.Module):
             0 if wraps else round(PADDING * n) for n, wraps in zip(grid, base.periodic, strict=True)
         ]
         return functional.pad(x, [p for pad in reversed(pads) for p in (pad, pad)]), pads
-
-
-def _check_bases(in_bundle: Bundle, out_bundle: Bundle) -> Manifold:
-    if in_bundle.base != out_bundle.base:
-        raise BundleError(
-            f"FNO maps between bundles on one base; got {in_bundle.base} and {out_bundle.base}."
-        )
-    return in_bundle.base
-
-
-def _exchanged_axes(group: Group, base: Manifold) -> tuple[tuple[int, int], ...]:
-    """Axes that some element carries to another one; they need equally many points."""
-    pairs = {
-        (axis, source)
-        for g in group.elements
-        for axis, source in enumerate((base.lattice(g) or ((), ()))[0])
-        if axis < source
-    }
-    return tuple(sorted(pairs))
-
-
-def _check_group(group: Group, bundle: Bundle, n_modes: Sequence[int], hidden: int) -> None:
-    if hidden < 1:
-        raise GroupError(f"hidden_channels must be positive; got {hidden}.")
-    if not group.is_finite:
-        raise GroupError(
-            f"FNO is exact for finite groups (translations are built in); got {group.name}. Use "
-            "cyclic(4) or dihedral(4) on a square torus and measure the rest."
-        )
-    if any(g.shift.any() for g in group.elements):
-        raise GroupError(
-            f"{group.name} holds shifts, which every FNO commutes with already. Give the point "
-            "group alone."
-        )
-    group.check(bundle.base)
-    for g in group.elements:
-        permutation, _ = bundle.base.lattice(g) or ((), ())
-        if any(n_modes[axis] != n_modes[source] for axis, source in enumerate(permutation)):
-            raise GroupError(
-                f"{g.name} exchanges axes with n_modes {tuple(n_modes)}: give exchanged axes the "
-                "same number of modes."
-            )
-    if hidden % group.order:
-        lower = hidden // group.order * group.order
-        choices = f"{lower} or {lower + group.order}" if lower else f"{group.order}"
-        raise GroupError(
-            f"hidden_channels holds whole copies of the regular representation of {group.name}, "
-            f"{group.order} channels each; got {hidden}. Use {choices}."
-        )
-
-
-def _refuse_options(
-    norm: str | None, fno_skip: str | None, channel_mlp_skip: str | None, domain_padding: object
-) -> None:
-    if norm not in NORMS:
-        raise GroupError(
-            f"norm is one of {NORMS}; got {norm!r}. Norms with one scale per channel or per "
-            "position would tell the images of a field apart."
-        )
-    for name, skip in (("fno_skip", fno_skip), ("channel_mlp_skip", channel_mlp_skip)):
-        if skip not in SKIPS:
-            raise GroupError(f"{name} is one of {SKIPS}; got {skip!r}.")
-    if domain_padding is not None:
-        raise GroupError(
-            f"domain_padding={domain_padding!r} would break the translations of a periodic axis. "
-            "Leave it None; non-periodic axes are padded by themselves."
-        )
-
-
-def _refuse_position(positional_embedding: object, group: Group) -> None:
-    if positional_embedding not in (None, "grid"):
-        raise GroupError(
-            f"positional_embedding is None or 'grid'; got {positional_embedding!r}. Give any other "
-            "known field as a typed input."
-        )
-    if positional_embedding == "grid" and group.order > 1:
-        raise GroupError(
-            f"positional_embedding='grid' would break translations and {group.name}: a point could "
-            "be told from its images. Leave it None; non-periodic axes get their position as a "
-            "typed input by themselves."
-        )
