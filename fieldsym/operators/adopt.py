@@ -3,7 +3,8 @@
 Three steps, all undone if the symmetry is not exact in the end: find the layers (``adopt_layers``,
 ``adopt_neuralop``, ``adopt_blocks`` and what :func:`register` was told), follow the types of the
 channels through one forward pass (``adopt_trace``, ``adopt_types``), and tie the entries of every
-weight by ``torch.nn.utils.parametrize`` (``adopt_tables``, ``adopt_weights``).
+weight by ``torch.nn.utils.parametrize`` (``adopt_tables``, ``adopt_weights``, ``adopt_tie``).
+``adopt_checks`` refuses what cannot work; ``adopt_release`` puts plain weights back.
 
 To add a layer class: :func:`register` a function that returns the constraints of its parameters.
 """
@@ -18,21 +19,24 @@ from torch import Tensor, nn
 
 from fieldsym.bundle import Bundle
 from fieldsym.errors import BundleError, GridError, GroupError, RepresentationError
-from fieldsym.group import AXES, Element, Group
+from fieldsym.group import Element, Group
 from fieldsym.operators.adopt_blocks import adapt_blocks
+from fieldsym.operators.adopt_checks import (
+    check_covered,
+    check_exchanged,
+    check_nature,
+    probe_grid,
+)
 from fieldsym.operators.adopt_layers import Layer, adapt_torch
 from fieldsym.operators.adopt_neuralop import adapt_neuralop, refuse_neuralop
 from fieldsym.operators.adopt_tie import Adoption, Kinds, constrained, evaluating, tie_all
-from fieldsym.operators.adopt_trace import UNEVEN, Call, Trace, trace
+from fieldsym.operators.adopt_trace import Call, Trace, trace
 from fieldsym.operators.adopt_types import Type, Types, Unknown
 from fieldsym.operators.nullspace import Constraint
 from fieldsym.representation import Representation
 
 Hidden = str | Representation | Mapping[str, str | Representation] | None
 Constraints = Callable[[nn.Module, Representation, Representation], Mapping[str, Constraint]]
-PERMUTED = (
-    "that only commutes with types whose channels the group permutes, such as scalar and regular"
-)
 _REGISTERED: dict[type[nn.Module], Constraints] = {}
 
 
@@ -86,12 +90,12 @@ def adopt(
     points = point_group(group)
     types = Types(points)
     layers = survey(module, points.dim)
-    _check_exchanged(layers, points)
-    adoption = Adoption(module, types, _grid(layers, points), _dtype(module))
+    check_exchanged(layers, points)
+    adoption = Adoption(module, types, probe_grid(layers, points), _dtype(module))
     seen = _traced(adoption, layers, source, target)
     _agree(types, seen)
     _choose(types, seen, hidden)
-    _check_nature(types, layers, seen)
+    check_nature(types, layers, seen)
     adoption.outputs = [(name, types.known(of), axis) for name, of, axis in seen.outputs]
     try:
         tie_all(adoption, layers, _ends(types, seen))
@@ -131,7 +135,7 @@ def survey(module: nn.Module, dim: int) -> dict[str, Layer]:
         layer = _adapt(name, part, dim)
         if layer is not None:
             layers[name] = layer
-    _check_covered(module, layers)
+    check_covered(module, layers)
     return layers
 
 
@@ -143,60 +147,6 @@ def _adapt(name: str, part: nn.Module, dim: int) -> Layer | None:
         adapt_neuralop(name, part, dim)
         or adapt_torch(name, part, dim)
         or adapt_blocks(name, part, dim)
-    )
-
-
-def _check_covered(module: nn.Module, layers: Mapping[str, Layer]) -> None:
-    """Every parameter belongs to one known layer."""
-    owners: dict[int, str] = {}
-    for layer in layers.values():
-        names = {*layer.free, *(n for w in layer.weights for n in w.names)}
-        for name, parameter in layer.module.named_parameters():
-            if not layer.constraints and name.partition(".")[0] not in names:
-                continue
-            if owners.setdefault(id(parameter), layer.name) != layer.name:
-                raise GroupError(
-                    f"{owners[id(parameter)]} and {layer.name} share the parameter {name}; tying "
-                    "its entries would part them. Give each layer its own, or use one layer twice."
-                )
-    for name, parameter in module.named_parameters():
-        if id(parameter) not in owners:
-            owner = module.get_submodule(name.rpartition(".")[0])
-            raise GroupError(
-                f"The parameter {name} belongs to a {type(owner).__name__}, which adoption does "
-                "not know, so it would stay unconstrained. Tell it how the parameters of that "
-                "class move: fieldsym.operators.adopt.register."
-            )
-
-
-def _exchanged(group: Group) -> list[int]:
-    """For each axis the first axis that the group exchanges it with."""
-    moves = np.abs(np.stack([np.rint(g.matrix) for g in group.elements])).max(0)
-    return [int(np.flatnonzero(row)[0]) for row in moves]
-
-
-def _check_exchanged(layers: Mapping[str, Layer], group: Group) -> None:
-    for layer in layers.values():
-        for what, sizes in layer.sizes.items():
-            for axis, other in enumerate(_exchanged(group)):
-                if sizes[axis] != sizes[other]:
-                    raise GridError(
-                        f"{layer.name} has {what} {sizes}, but {group.name} exchanges the axes "
-                        f"{AXES[other]} and {AXES[axis]}: use equal numbers along them."
-                    )
-
-
-def _grid(layers: Mapping[str, Layer], group: Group) -> tuple[int, ...]:
-    """A small even grid on which everything fits, unequal along axes that are not exchanged."""
-    least = [8] * group.dim
-    for layer in layers.values():
-        for axis, need in enumerate(layer.needs):
-            least[axis] = max(least[axis], need + 1)
-    return tuple(
-        max(n for n, o in zip(least, _exchanged(group), strict=True) if o == other) // 2 * 2
-        + 2
-        + 2 * other
-        for other in _exchanged(group)
     )
 
 
@@ -297,29 +247,3 @@ def _representation(text: str | Representation, types: Types) -> Representation:
     parsed = Representation(text, group.dim, group) if isinstance(text, str) else text
     types.of(parsed)  # checks the group of regular blocks
     return parsed
-
-
-def _check_nature(types: Types, layers: Mapping[str, Layer], seen: Trace) -> None:
-    """Refuse norms and pointwise functions on types whose components they do not commute with."""
-    for call in seen.calls:
-        nature = layers[call.name].nature
-        scalars = set(types.known(call.source)) <= {"scalar"}
-        what = f"{call.name} ({type(layers[call.name].module).__name__})"
-        if nature == "scalar" and not scalars:
-            raise GroupError(
-                f"{what} keeps statistics of every channel of '{types.representation(call.source)}'"
-                " over all images, which only commute with scalars. Use a norm without running "
-                "statistics (instance or group norm), or scalar hidden types."
-            )
-        if nature == "permuted" and not types.permutes(call.source):
-            raise GroupError(
-                f"{what} treats every channel of '{types.representation(call.source)}' by itself: "
-                f"{PERMUTED}."
-            )
-    for function, where, of in seen.bends:
-        signs = function not in UNEVEN
-        if not types.permutes(of, signs=signs):
-            raise GroupError(
-                f"{function} in {where} bends every channel of '{types.representation(of)}' by "
-                f"itself: {PERMUTED}{' (up to sign)' if signs else ''}."
-            )

@@ -109,7 +109,10 @@ class TiedWeight(nn.Module):
         return (nearest[held:].to(real.dtype),)
 
     def nearest(self, entries: Tensor, measure: Tensor | None = None) -> Tensor:
-        """Free numbers of least squares, float64, for entries that may count more than once."""
+        """Free numbers of least squares, float64, for entries in the order of the memory.
+
+        ``measure`` says how often each entry counts.
+        """
         measure = torch.ones_like(entries) if measure is None else measure
         sums = self._gather(measure * entries)
         if self.values is None:

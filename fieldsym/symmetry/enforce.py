@@ -29,7 +29,8 @@ from fieldsym.bundle import Bundle
 from fieldsym.errors import GroupError
 from fieldsym.group import Element, Group
 from fieldsym.operators.adopt import Hidden, adopt
-from fieldsym.operators.adopt_tie import Adoption, bake, evaluating, keep_projected
+from fieldsym.operators.adopt_release import bake, keep_projected
+from fieldsym.operators.adopt_tie import Adoption, evaluating
 
 # Errors that rounding makes, in units of the precision: of the fluctuation of the output, or of its
 # size, since an untrained network is nearly all mean.
