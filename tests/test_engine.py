@@ -8,7 +8,7 @@ from torch.nn import functional
 
 import fieldsym as fs
 from fieldsym.operators import blocks, fourier
-from fieldsym.operators.blocks import by_blocks
+from fieldsym.operators.blocks import linear_by_blocks
 from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.tangents import Tangents
 
@@ -98,14 +98,15 @@ def test_blocks_differentiate_twice(tiny_blocks):
     assert got == pytest.approx(slope, rel=1e-5)
 
 
-def test_a_body_that_forgets_an_input_is_seen(tiny_blocks):
-    """The comparison above can fail: a gradient that is not summed over blocks."""
-    x, w = torch.randn(4, 3).requires_grad_(), torch.randn(3, 3).requires_grad_()
-    (y,) = by_blocks(lambda rows, shared: rows[0] @ shared[0], (x,), (w,), channels=3)
-    y.sum().backward()
-    one_block = x.detach()[-1:].sum(0)[:, None].expand(3, 3)
-    assert torch.allclose(w.grad, x.detach().sum(0)[:, None].expand(3, 3))
-    assert not torch.allclose(w.grad, one_block, atol=1e-3)
+def test_a_wrong_transpose_is_seen(tiny_blocks):
+    """The comparison above can fail: a linear map whose transpose is another one."""
+    w, x = torch.randn(3, 3), torch.randn(4, 3)
+    for back, right in ((w.mT, True), (w, False)):
+        leaf = x.clone().requires_grad_()
+        y = linear_by_blocks(lambda x: x @ w, lambda y, back=back: y @ back, leaf, points=3)
+        assert torch.allclose(y, x @ w)
+        y.square().sum().backward()
+        assert torch.allclose(leaf.grad, 2 * x @ w @ w.mT, atol=1e-5) == right
 
 
 # Push-forward -------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from torch.nn import functional
 from fieldsym.bundle import Bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Group, trivial
-from fieldsym.operators.blocks import Shared, Tensors, by_blocks, chunk_samples
+from fieldsym.operators.blocks import block_rows, chunk_samples
 from fieldsym.operators.fno_options import (
     check_bases,
     check_group,
@@ -252,39 +252,27 @@ class FNO(nn.Module):
         return y.movedim(-3, 1).movedim(-1, 1)
 
     def _run_chunk(self, x: Tensor, fourier: TruncatedFourier, calculus: Values) -> Tensor:
-        last, width = fourier.dim - 1, self.hidden_channels
-        shape = x.shape[:-2]
-
-        tail = fourier.rows(last, 2)
-
-        def lift(rows: Tensors, shared: Shared) -> Tensor:
-            return self.lifting.points(rows[0], shared, calculus)
-
-        def project(rows: Tensors, shared: Shared) -> Tensor:
-            return self.projection.points(rows[0], shared, calculus)
-
-        rows, half = by_blocks(
-            lift, (x.flatten(0, last),), self.lifting.tensors(), channels=width, tail=tail
-        )
+        last, shape = fourier.dim - 1, x.shape[:-2]
+        rows = x.flatten(0, last)
+        size = block_rows(rows[..., 0], self.hidden_channels)
+        tensors = self.lifting.tensors()
+        blocks = [self.lifting.points(b, tensors, calculus) for b in rows.split(size)]
         for layer in self._layers():
+            half = torch.cat([fourier.analyse(b, last, 2) for b in blocks])
             mid = mix_rows(layer.convolution, half.view(*shape, *half.shape[2:]), fourier)
-            mid = mid.flatten(0, last)
+            mids, tensors = mid.flatten(0, last).split(size), layer.tensors()
             if not layer.is_pointwise:
-                field = fourier.synthesise(mid, last, 2)
+                field = torch.cat([fourier.synthesise(m, last, 2) for m in mids])
                 whole = (*x.shape[:-1], -1)
-                field = layer.points(rows.view(whole), field.view(whole), layer.tensors())
-                rows = field.view(rows.shape)
-                half = tail[0](rows)
+                start = torch.cat(blocks).view(whole)
+                field = layer.points(start, field.view(whole), tensors)
+                blocks = list(field.flatten(0, last).split(size))
                 continue
-
-            def after(rows: Tensors, shared: Shared, layer: Layer = layer) -> Tensor:
-                field = fourier.synthesise(rows[1], last, 2)
-                return layer.points(rows[0], field, shared, calculus)
-
-            rows, half = by_blocks(
-                after, (rows, mid), layer.tensors(), channels=width, tail=tail, reuse=True
-            )
-        (y,) = by_blocks(project, (rows,), self.projection.tensors(), channels=width)
+            for i, m in enumerate(mids):  # one by one: an old block makes room for the next
+                field = fourier.synthesise(m, last, 2)
+                blocks[i] = layer.points(blocks[i], field, tensors, calculus)
+        tensors = self.projection.tensors()
+        y = torch.cat([self.projection.points(b, tensors, calculus) for b in blocks])
         return y.view(*x.shape[:-1], -1)
 
     def _layers(self) -> list[Layer]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fieldsym.errors import GridError
-from fieldsym.operators.blocks import RowMap, linear_by_blocks
+from fieldsym.operators.blocks import linear_by_blocks
 
 FFT_MODES = 97  # kept frequencies from which an FFT beats the matrix product, on any axis
 
@@ -74,14 +74,6 @@ class TruncatedFourier:
         half = torch.complex(re, im) * 0.5
         half = torch.cat([2 * half.narrow(dim, 0, 1), half.narrow(dim, 1, cut)], dim)
         return torch.fft.irfft(half, n=self.grid[axis], dim=dim, norm="forward")
-
-    def rows(self, axis: int, dim: int) -> tuple[RowMap, RowMap]:
-        """The analysis along one axis and its transpose."""
-        n = self.grid[axis]
-        return (
-            lambda x: self.analyse(x, axis, dim),
-            lambda z: self.synthesise(z / n, axis, dim),
-        )
 
     def analyse_fields(self, u: Tensor) -> Tensor:
         """(fields, *grid) to real coefficients (fields, *2K+1), a few fields at a time."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from fieldsym.group import Group
-from fieldsym.operators.blocks import Shared
 from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.pointwise import VALUES, Pointwise
 from fieldsym.operators.spectral import SpectralConv
@@ -21,6 +20,7 @@ from fieldsym.operators.tangents import Values
 from fieldsym.representation import Representation
 
 Activation = Callable[[Tensor], Tensor]
+Shared = Sequence[Tensor | None]
 
 
 class TypedMLP(nn.Module):
