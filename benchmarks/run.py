@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 NAMES = (
-    *("equivariance", "steerable", "enforce", "layer", "speed", "scaling"),
+    *("equivariance", "steerable", "enforce", "layer", "speed", "scaling", "push_forward"),
     *("side_by_side", "accuracy", "real"),
 )
 ON_REQUEST = {"gfno": "needs a checkout of AIRS", "gpu": "needs a CUDA device"}

@@ -15,7 +15,7 @@ from torch import nn
 import fieldsym as fs
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-PROGRAMS = ("speed", "layer", "scaling", "gfno", "side_by_side", "gpu")
+PROGRAMS = ("speed", "layer", "scaling", "push_forward", "gfno", "side_by_side", "gpu")
 neuralop_needed = pytest.mark.skipif(
     importlib.util.find_spec("neuralop") is None, reason="neuraloperator is not installed"
 )
@@ -320,3 +320,11 @@ def test_times_on_a_device_refer_to_the_first_operator(load):
     timing = load("common").Timing
     times = {"peer": timing((4.0, 6.0)), "ours": timing((1.0, 2.0))}
     assert load("gpu").versus(times, "ours") == (pytest.approx(5 / 1.5), "3.00-4.00")
+
+
+def test_push_forward_on_a_tiny_case(load, tmp_path, capsys):
+    load("push_forward").main(
+        ["--grid", "8", "--batch", "1", "--width", "8", "--n-modes", "3", "--rounds", "1"]
+    )
+    assert "| 12 |" in capsys.readouterr().out
+    assert recorded(tmp_path)["push_forward", "4 tangents", "push_forward / forward"] > 0

@@ -17,9 +17,11 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_python_blocks_run(code):
-    exec(compile(code, "README.md", "exec"), {})
+def test_python_blocks_run():
+    """All in one session, in their order, as one reads them."""
+    session = {}
+    for code in PYTHON:
+        exec(compile(code, "README.md", "exec"), session)
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("fieldsym")])

@@ -22,20 +22,15 @@ BLOCK_BYTES = {"cpu": 2**20}
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**31}
 
 
-def split_rows(x: Tensor, channels: int) -> list[Tensor]:
-    """Blocks of rows, the first axis of (rows, ..., channel), for work with so many channels.
+def block_rows(x: Tensor, channels: int = 1) -> int:
+    """How many rows (rows, ...) make a block, for work with so many channels.
 
     Examples
     --------
     >>> import torch
-    >>> [len(block) for block in split_rows(torch.zeros(5, 2**16, 3), channels=2)]
-    [2, 2, 1]
+    >>> block_rows(torch.zeros(5, 2**16), channels=2)                      # 2**19 bytes a row
+    2
     """
-    return list(x.split(block_rows(x[..., 0], channels)))
-
-
-def block_rows(x: Tensor, channels: int = 1) -> int:
-    """How many rows (rows, ...) make a block."""
     if x.device.type not in BLOCK_BYTES or is_transformed(x):
         return max(1, x.shape[0])
     bytes_per_row = max(1, x[:1].numel() * channels * x.element_size())
