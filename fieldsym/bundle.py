@@ -95,12 +95,20 @@ class Bundle:
             ends.append(ends[-1] + block.size)
         return {n: slice(a, b) for n, a, b in zip(self.names, ends[:-1], ends[1:], strict=True)}
 
-    def check(self, u: Tensor, name: str = "This") -> None:
-        """Raise ``BundleError`` unless a tensor is a section: real, (*batch, channel, *grid)."""
+    def check(self, u: Tensor, name: str = "This", dtype: torch.dtype | None = None) -> None:
+        """Raise ``BundleError`` unless a tensor is a section: real, (*batch, channel, *grid).
+
+        ``dtype`` is that of the parameters which the section is to meet.
+        """
         d = self.base.dim
         real = isinstance(u, Tensor) and u.dtype in (torch.float32, torch.float64)
         if not real or u.ndim < d + 1 or u.shape[-d - 1] != self.channels:
             self._refuse(u, name)
+        if dtype is not None and u.dtype != dtype:
+            raise BundleError(
+                f"{name} holds {dtype} parameters; got a section in {u.dtype}. Convert the section "
+                f"with .to({dtype}), or the model with .to({u.dtype})."
+            )
 
     def _refuse(self, u: Tensor, name: str) -> NoReturn:
         d = self.base.dim

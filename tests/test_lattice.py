@@ -420,7 +420,7 @@ ERRORS = {
         "(*batch, 9, *grid), float32 or float64. Got shape (2, 19, 4, 4): 19 channels"),
     "dtype": (
         lambda: collision()(torch.zeros(2, 9, 4, 4, dtype=torch.float64)), fs.BundleError,
-        "LatticeCollision holds torch.float32 parameters; got populations in torch.float64."),
+        "LatticeCollision holds torch.float32 parameters; got a section in torch.float64."),
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RowMap = Callable[[Tensor], Tensor]
+RowMap = Callable[[Tensor, Tensor | None], Tensor]
 
 BLOCK_BYTES = {"cpu": 2**20}
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**31}
@@ -58,20 +58,23 @@ def is_transformed(x: Tensor) -> bool:
 def linear_by_blocks(there: RowMap, back: RowMap, x: Tensor, *, points: int) -> Tensor:
     """A linear map of rows whose transpose is ``back``, a block of rows at a time.
 
-    ``points`` is the size of a row on its larger side.
+    Both take the rows, and a tensor to write the result to or None; ``points`` is the size of a row
+    on its larger side.
 
     Examples
     --------
     >>> import torch
     >>> w = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
     >>> x = torch.ones(1, 2, requires_grad=True)
-    >>> linear_by_blocks(lambda x: x @ w, lambda y: y @ w.mT, x, points=2).sum().backward()
+    >>> def there(x, out): return torch.matmul(x, w, out=out)
+    >>> def back(y, out): return torch.matmul(y, w.mT, out=out)
+    >>> linear_by_blocks(there, back, x, points=2).sum().backward()
     >>> x.grad
     tensor([[3., 1.]])
     """
     size = block_rows(x.flatten(1)[:, 0], points)
     if size >= x.shape[0]:
-        return there(x)
+        return there(x, None)
     return _LinearByBlocks.apply(there, back, size, x)  # type: ignore[no-untyped-call]
 
 
@@ -81,11 +84,11 @@ class _LinearByBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, there: RowMap, back: RowMap, size: int, x: Tensor) -> Tensor:
         ctx.maps = back, there, size
-        first = there(x[:size])
+        first = there(x[:size], None)
         out = first.new_empty(len(x), *first.shape[1:])
         out[:size] = first
         for start in range(size, len(x), size):
-            out[start : start + size] = there(x[start : start + size])
+            there(x[start : start + size], out[start : start + size])
         return out
 
     @staticmethod

@@ -103,13 +103,7 @@ class LatticeCollision(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         """Populations after the collision, (*batch, size, *grid) like those before it."""
-        self.in_bundle.check(f, "LatticeCollision")
-        own = next(self.parameters()).dtype
-        if f.dtype != own:
-            raise BundleError(
-                f"LatticeCollision holds {own} parameters; got populations in {f.dtype}. Convert "
-                f"them with .to({own}), or the model with .to({f.dtype})."
-            )
+        self.in_bundle.check(f, "LatticeCollision", next(self.parameters()).dtype)
         dim = self.lattice.dim
         x = f.reshape(-1, *f.shape[-dim - 1 :])
         density = x.sum(1, keepdim=True)

@@ -226,13 +226,7 @@ class FNO(nn.Module):
         return y[0], y[1:]
 
     def _check(self, u: Tensor, who: str) -> None:
-        self.in_bundle.check(u, who)
-        own = next(self.parameters()).dtype
-        if u.dtype != own:
-            raise BundleError(
-                f"FNO holds {own} parameters; got a section in {u.dtype}. Convert the section with "
-                f".to({own}), or the model with .to({u.dtype})."
-            )
+        self.in_bundle.check(u, who, next(self.parameters()).dtype)
         grid = self.in_bundle.grid(u)
         if any(grid[axis] != grid[source] for axis, source in self._exchanged):
             self.group.check(self.in_bundle.base, grid)

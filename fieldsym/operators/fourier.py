@@ -65,36 +65,41 @@ class TruncatedFourier:
         z = torch.fft.rfft(x, dim=dim, norm="forward").narrow(dim, 0, self.cuts[axis] + 1)
         return torch.cat([z.real, z.imag.narrow(dim, 1, self.cuts[axis])], dim)
 
-    def synthesise(self, z: Tensor, axis: int, dim: int) -> Tensor:
+    def synthesise(self, z: Tensor, axis: int, dim: int, out: Tensor | None = None) -> Tensor:
         """The sum of re cos − im sin, from 2K+1 coefficients to the points of an axis."""
         matrix, cut = self.matrices[axis], self.cuts[axis]
         if matrix is not None:
-            return _multiply(matrix.mT, z, dim)
+            return _multiply(matrix.mT, z, dim, out)
         re, im = self._split(z, axis, dim)
         half = torch.complex(re, im) * 0.5
         half = torch.cat([2 * half.narrow(dim, 0, 1), half.narrow(dim, 1, cut)], dim)
-        return torch.fft.irfft(half, n=self.grid[axis], dim=dim, norm="forward")
+        return torch.fft.irfft(half, n=self.grid[axis], dim=dim, norm="forward", out=out)
 
     def analyse_fields(self, u: Tensor) -> Tensor:
         """(fields, *grid) to real coefficients (fields, *2K+1), a few fields at a time."""
         n = math.prod(self.grid)
-        return linear_by_blocks(self._analyse, lambda g: self._synthesise(g / n), u, points=n)
+        return linear_by_blocks(
+            self._analyse, lambda g, out: self._synthesise(g / n, out), u, points=n
+        )
 
     def synthesise_fields(self, g: Tensor) -> Tensor:
         """(fields, *2K+1) to the grid."""
         n = math.prod(self.grid)
-        return linear_by_blocks(self._synthesise, lambda u: n * self._analyse(u), g, points=n)
+        return linear_by_blocks(
+            self._synthesise, lambda u, out: self._analyse(u, out, n), g, points=n
+        )
 
-    def _analyse(self, u: Tensor) -> Tensor:
+    def _analyse(self, u: Tensor, out: Tensor | None = None, scale: float = 1.0) -> Tensor:
         # the second to last axis first: its rows are long
         for axis in (*reversed(range(self.dim - 1)), self.dim - 1):
             u = self.analyse(u, axis, axis + 1)
-        return u
+        return torch.mul(u, scale, out=out)
 
-    def _synthesise(self, g: Tensor) -> Tensor:
-        for axis in (self.dim - 1, *range(self.dim - 1)):
+    def _synthesise(self, g: Tensor, out: Tensor | None = None) -> Tensor:
+        *others, last = (self.dim - 1, *range(self.dim - 1))
+        for axis in others:
             g = self.synthesise(g, axis, axis + 1)
-        return g
+        return self.synthesise(g, last, last + 1, out)
 
     def _split(self, z: Tensor, axis: int, dim: int) -> tuple[Tensor, Tensor]:
         """(re, im) of k = 0..K; the imaginary part at k = 0 is zero."""
@@ -158,11 +163,13 @@ def _fourier_matrix(n: int, cut: int, like: Tensor) -> Tensor:
     return torch.cat([angle.cos(), -angle[1:].sin()]).to(like.dtype)
 
 
-def _multiply(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
+def _multiply(matrix: Tensor, x: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
     """Apply a matrix along one dimension."""
     if dim == x.ndim - 1:
-        return functional.linear(x, matrix)
+        y = functional.linear(x, matrix)
+        return y if out is None else out.copy_(y)
     before, after = x.shape[:dim], x.shape[dim + 1 :]
     rows = x.reshape(math.prod(before), x.shape[dim], math.prod(after))
-    out = torch.bmm(matrix.expand(rows.shape[0], -1, -1), rows)
-    return out.view(*before, matrix.shape[0], *after)
+    flat = None if out is None else out.view(rows.shape[0], -1, rows.shape[2])
+    y = torch.bmm(matrix.expand(rows.shape[0], -1, -1), rows, out=flat)
+    return y.view(*before, matrix.shape[0], *after) if out is None else out

@@ -74,6 +74,7 @@ class SpectralConv(nn.Module):
         self.n_modes = check_modes(n_modes, group.dim)
         self.rep_in, self.rep_out = rep_in, rep_out
         self.types = tuple(t for t in mode_orbits(group, self.n_modes) if mean or not t.is_zero)
+        self.sizes = [(len(t.modes), not t.is_zero) for t in self.types]
         form = RealForm(group)
         self.parts = form.parts
         # E|W|² = 2 / (in + out) per entry, as in neuraloperator
@@ -161,11 +162,11 @@ class SpectralConv(nn.Module):
     def _multiply(self, z: Tensor) -> Tensor:
         """The weights of every orbit, and a row of zeros; (orbits, images, 2, batch, channel)."""
         results = []
-        parts = z.split([len(t.modes) for t in self.types])
-        for t, part, weight in zip(self.types, parts, self.weights, strict=True):
+        parts = z.split([size for size, _ in self.sizes])
+        for (_, partner), part, weight in zip(self.sizes, parts, self.weights, strict=True):
             matrix = weight().flatten(1, 2).mT
-            # the factor 2 of all modes but k = 0, which have a partner −k
-            y = torch.bmm(part.flatten(1, 3), matrix * 0.5 if t.is_zero else matrix)
+            # all results are doubled later, for the partner −k that k = 0 does not have
+            y = torch.bmm(part.flatten(1, 3), matrix if partner else matrix * 0.5)
             results.append(y.view(*part.shape[:4], self.parts, -1))
         results.append(torch.zeros_like(results[0][:1]))
         y = torch.cat(results)

@@ -143,13 +143,7 @@ class SteerableFNO(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """Map sections of ``in_bundle`` to sections of ``out_bundle``, (*batch, channel, *grid)."""
         dim = self.in_bundle.base.dim
-        self.in_bundle.check(u, "SteerableFNO")
-        own = next(self.parameters()).dtype
-        if u.dtype != own:
-            raise BundleError(
-                f"SteerableFNO holds {own} parameters; got a section in {u.dtype}. Convert the "
-                f"section with .to({own}), or the model with .to({u.dtype})."
-            )
+        self.in_bundle.check(u, "SteerableFNO", next(self.parameters()).dtype)
         x = u.reshape(-1, *u.shape[-dim - 1 :])
         fourier = TruncatedFourier(x.shape[2:], self._kept, x)
         x = self.lifting_gate(self.lifting(x, fourier))
