@@ -210,3 +210,17 @@ def test_the_fft_gives_what_the_matrices_give(grid, modes, dtype, monkeypatch):
     u.grad = None
     layer(u).square().sum().backward()
     laws.assert_close(slope, u.grad, 100 * tol)
+
+
+def test_transforms_are_in_full_float32_whatever_else_is_allowed():
+    flags = torch.backends.cuda.matmul
+    before = flags.fp32_precision
+    try:
+        flags.fp32_precision = "tf32"
+        with fourier.full_float32(torch.device("cpu")):
+            assert flags.fp32_precision == "tf32"
+        with fourier.full_float32(torch.device("cuda")):
+            assert flags.fp32_precision == "ieee"
+        assert flags.fp32_precision == "tf32"
+    finally:
+        flags.fp32_precision = before

@@ -9,7 +9,8 @@ differences of the products cos·cos, cos·sin, … give the complex coefficient
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -163,8 +164,31 @@ def _fourier_matrix(n: int, cut: int, like: Tensor) -> Tensor:
     return torch.cat([angle.cos(), -angle[1:].sin()]).to(like.dtype)
 
 
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """All 24 bits of float32 in matrix products, whatever a user allows his own on a GPU.
+
+    With TF32 the transforms would be exact to 1e-3 only.
+    """
+    flags = torch.backends.cuda.matmul
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        yield
+        return
+    before = flags.fp32_precision
+    flags.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        flags.fp32_precision = before
+
+
 def _multiply(matrix: Tensor, x: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
     """Apply a matrix along one dimension."""
+    with full_float32(x.device):
+        return _product(matrix, x, dim, out)
+
+
+def _product(matrix: Tensor, x: Tensor, dim: int, out: Tensor | None) -> Tensor:
     if dim == x.ndim - 1:
         y = functional.linear(x, matrix)
         return y if out is None else out.copy_(y)
