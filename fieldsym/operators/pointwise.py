@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,58 +50,78 @@ class TypedWeight(nn.Module):
         order: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         super().__init__()
-        self.width = columns
-        self.stack = stack
-        self.parts = blocks[0][2].shape[1]
-        self.layout: list[tuple[int, int, bool]] = []
+        self.stack, self.parts = stack, blocks[0][2].shape[1]
         rows = sum(out.size for out, into, _ in blocks if into is blocks[0][1])
+        self.shape = (stack, self.parts, rows, columns)
         # where nothing is tied the matrices themselves are stored
-        self.free = all(len(basis) == basis[0].size for _, _, basis in blocks if len(basis))
-        self.free = self.free and all(len(basis) for _, _, basis in blocks)
+        self.free = all(len(basis) and len(basis) == basis[0].size for _, _, basis in blocks)
         if self.free:
-            shape = (stack, self.parts, rows, columns)
-            self.matrices = nn.Parameter(torch.randn(shape) * std)
+            self.matrices = nn.Parameter(torch.randn(self.shape) * std)
             return
-        for name, places in zip(("rows", "columns"), order or (None, None), strict=True):
-            moved = places is not None and (places != np.arange(len(places))).any()
-            table = torch.from_numpy(places) if moved else None
-            self.register_buffer(f"order_{name}", table, persistent=False)
-        # has the dtype and device of the parameters, also where the symmetry forbids every map
-        self.register_buffer("zero", torch.zeros(()), persistent=False)
         for i, (out_block, in_block, basis) in enumerate(blocks):
-            self.layout.append((out_block.size, in_block.size, len(basis) > 0))
-            self.register_buffer(f"basis_{i}", single(basis), persistent=False)
             if len(basis):
                 shape = (stack, out_block.copies, in_block.copies, len(basis))
                 self.register_parameter(f"pair_{i}", nn.Parameter(torch.randn(shape) * std))
+        self.pairs = [i for i, (_, _, basis) in enumerate(blocks) if len(basis)]
+        places, factors = _terms(blocks, rows, columns)
+        if order is not None:
+            places, factors = (t[..., order[0], :][..., order[1]] for t in (places, factors))
+        self.terms = len(places)
+        unit = bool((factors == 1).all())
+        # also has the dtype and device of the parameters where the symmetry forbids every map
+        self.register_buffer("factors", single(factors), persistent=False)
+        self.register_buffer("places", torch.from_numpy(places), persistent=False)
+        self.unit = unit
 
     def forward(self) -> Tensor:
         """The matrices, (stack, parts, rows, columns)."""
         if self.free:
             return self.matrices
-        rows: list[Tensor] = []
-        row: list[Tensor] = []
-        for i, (height, width, allowed) in enumerate(self.layout):
-            shape = (self.stack, self.parts, height, width)
-            row.append(
-                self._pair(i).reshape(shape) if allowed else self.get_buffer("zero").expand(shape)
-            )
-            if sum(block.shape[-1] for block in row) == self.width:
-                rows.append(torch.cat(row, -1) if len(row) > 1 else row[0])
-                row = []
-        whole = torch.cat(rows, -2) if len(rows) > 1 else rows[0]
-        for dim, name in ((-2, "rows"), (-1, "columns")):
-            order: Tensor | None = getattr(self, f"order_{name}")
-            whole = whole if order is None else whole.index_select(dim, order)
-        return whole
-
-    def _pair(self, i: int) -> Tensor:
-        """(stack, out, in, n) and (n, parts, p, q) to (stack, parts, out, p, in, q)."""
+        if not self.pairs:
+            return self.get_buffer("factors").expand(self.shape)
         # getattr, not get_parameter: functional_call puts plain tensors in place of parameters
-        coefficients, basis = getattr(self, f"pair_{i}"), self.get_buffer(f"basis_{i}")
-        _, parts, p, q = basis.shape
-        full = coefficients @ basis.flatten(1).to(coefficients.dtype)
-        return rearrange(full, "s o i (part p q) -> s part o p i q", part=parts, p=p, q=q)
+        free = [getattr(self, f"pair_{i}").flatten(1) for i in self.pairs]
+        coefficients = free[0] if len(free) == 1 else torch.cat(free, 1)
+        picked = coefficients.index_select(1, self.get_buffer("places").flatten())
+        picked = picked.view(self.stack, self.terms, *self.shape[1:])
+        if not self.unit:
+            picked = picked * self.get_buffer("factors").to(picked.dtype)
+        return picked[:, 0] if self.terms == 1 else picked.sum(1)
+
+
+def _terms(
+    blocks: list[tuple[Block, Block, np.ndarray]], rows: int, columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which coefficients every entry is a sum of, and their factors.
+
+    (terms, parts, rows, columns) each; positions count the coefficients of all pairs in a row. A
+    basis with disjoint supports, as that of every group that permutes components, needs one term.
+    """
+    parts = blocks[0][2].shape[1]
+    terms = max([1, *(int((basis != 0).sum(0).max()) for _, _, basis in blocks if len(basis))])
+    places = np.zeros((terms, parts, rows, columns), dtype=np.int64)
+    factors = np.zeros(places.shape)
+    top = left = start = 0
+    for out_block, in_block, basis in blocks:
+        if len(basis):
+            # the terms that are there first, (terms, parts, p, q)
+            which = np.argsort(basis == 0, axis=0, kind="stable")[:terms]
+            factor = np.take_along_axis(basis, which, 0)
+            missing = terms - len(which)
+            which, factor = (np.pad(t, [(0, missing), *[(0, 0)] * 3]) for t in (which, factor))
+            copies = np.arange(out_block.copies * in_block.copies) * len(basis) + start
+            grid = copies.reshape(out_block.copies, 1, in_block.copies, 1)
+            shape = (terms, parts, out_block.size, in_block.size)
+            place = which[:, :, None, :, None, :] + grid
+            place = np.broadcast_to(place, (terms, parts, *place.shape[2:])).reshape(shape)
+            window = np.s_[:, :, top : top + out_block.size, left : left + in_block.size]
+            places[window] = place
+            factors[window] = np.tile(factor, (1, 1, out_block.copies, in_block.copies))
+            start += out_block.copies * in_block.copies * len(basis)
+        left += in_block.size
+        if left == columns:
+            top, left = top + out_block.size, 0
+    return places, factors
 
 
 def point_blocks(
