@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -111,9 +112,8 @@ def _terms(
             which, factor = (np.pad(t, [(0, missing), *[(0, 0)] * 3]) for t in (which, factor))
             copies = np.arange(out_block.copies * in_block.copies) * len(basis) + start
             grid = copies.reshape(out_block.copies, 1, in_block.copies, 1)
-            shape = (terms, parts, out_block.size, in_block.size)
             place = which[:, :, None, :, None, :] + grid
-            place = np.broadcast_to(place, (terms, parts, *place.shape[2:])).reshape(shape)
+            place = rearrange(place, "term part o p i q -> term part (o p) (i q)")
             window = np.s_[:, :, top : top + out_block.size, left : left + in_block.size]
             places[window] = place
             factors[window] = np.tile(factor, (1, 1, out_block.copies, in_block.copies))
