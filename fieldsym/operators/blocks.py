@@ -10,6 +10,10 @@ Under ``torch.compile``, ``torch.func`` transforms, forward mode and autocast th
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import mmap
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +22,9 @@ from torch import Tensor
 
 RowMap = Callable[[Tensor, Tensor | None], Tensor]
 
-BLOCK_BYTES = {"cpu": 2**20}
+BLOCK_BYTES = {"cpu": 2**20}  # for every thread: what its cache holds beside weights
+HUGE_BYTES = 2**22  # results from this size on ask for huge pages
+MADV_HUGEPAGE = 14  # of Linux
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**31}
 
 
@@ -28,13 +34,13 @@ def block_rows(x: Tensor, channels: int = 1) -> int:
     Examples
     --------
     >>> import torch
-    >>> block_rows(torch.zeros(5, 2**16), channels=2)                      # 2**19 bytes a row
-    2
+    >>> 2**19 * block_rows(torch.zeros(5, 2**16), 2) == 2**20 * torch.get_num_threads()
+    True
     """
     if x.device.type not in BLOCK_BYTES or is_transformed(x):
         return max(1, x.shape[0])
     bytes_per_row = max(1, x[:1].numel() * channels * x.element_size())
-    return max(1, BLOCK_BYTES[x.device.type] // bytes_per_row)
+    return max(1, BLOCK_BYTES[x.device.type] * torch.get_num_threads() // bytes_per_row)
 
 
 def chunk_samples(x: Tensor, channels: int) -> int:
@@ -78,6 +84,31 @@ def linear_by_blocks(there: RowMap, back: RowMap, x: Tensor, *, points: int) -> 
     return _LinearByBlocks.apply(there, back, size, x)  # type: ignore[no-untyped-call]
 
 
+def fresh(x: Tensor) -> Tensor:
+    """A new tensor, still unwritten, in huge pages where the system has them.
+
+    The system clears a large tensor page by page when it is first written, which takes longer than
+    a transform of it; with huge pages there are 512 times fewer. Elsewhere nothing happens.
+    """
+    size = x.numel() * x.element_size()
+    advise = _madvise()
+    if advise is not None and x.device.type == "cpu" and size >= HUGE_BYTES:
+        page = mmap.PAGESIZE
+        start = -(-x.data_ptr() // page) * page
+        advise(start, (x.data_ptr() + size - start) // page * page, MADV_HUGEPAGE)
+    return x
+
+
+@functools.cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """The system call, where there is one."""
+    if sys.platform != "linux":
+        return None
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return advise  # type: ignore[no-any-return]
+
+
 class _LinearByBlocks(torch.autograd.Function):
     """A linear map of rows; differentiating it is the transposed map."""
 
@@ -85,7 +116,7 @@ class _LinearByBlocks(torch.autograd.Function):
     def forward(ctx: Any, there: RowMap, back: RowMap, size: int, x: Tensor) -> Tensor:
         ctx.maps = back, there, size
         first = there(x[:size], None)
-        out = first.new_empty(len(x), *first.shape[1:])
+        out = fresh(first.new_empty(len(x), *first.shape[1:]))
         out[:size] = first
         for start in range(size, len(x), size):
             there(x[start : start + size], out[start : start + size])
