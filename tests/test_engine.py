@@ -175,15 +175,29 @@ def test_push_forward_says_what_it_takes():
 # Export, FFT --------------------------------------------------------------------------------------
 
 
-def test_exports_with_dynamic_batch_and_grid():
-    model = fs.FNO(FLOW, FLOW, group=D2, n_modes=(3, 5), hidden_channels=8, n_layers=1)
-    batch, x, y = (torch.export.Dim(n, min=2, max=64) for n in ("batch", "x", "y"))
-    x, y = torch.export.Dim("x", min=6, max=64), torch.export.Dim("y", min=6, max=64)
-    u = torch.randn(3, 3, 12, 16)
-    program = torch.export.export(model, (u,), dynamic_shapes=({0: batch, 2: x, 3: y},))
-    for shape in ((3, 3, 12, 16), (5, 3, 9, 20)):
+LINE = fs.Bundle(fs.Torus((1.0,)), "scalar p")
+NAMED = {axis: torch.export.Dim(axis, min=6, max=64) for axis in ("x", "y")}
+AUTO = torch.export.Dim.AUTO  # torch cannot name the equal sides of a square
+
+
+@pytest.mark.parametrize(
+    ("bundle", "group", "modes", "sides", "other", "dims"),
+    [
+        (FLOW, D2, (3, 5), (12, 16), (9, 20), {2: NAMED["x"], 3: NAMED["y"]}),
+        (LINE, groups.reflections(1), (5,), (12,), (17,), {2: NAMED["x"]}),
+        (SQUARE_FLOW, D4, (5, 5), (12, 12), (16, 16), {2: AUTO, 3: AUTO}),
+    ],
+    ids=["oblong", "line", "square"],
+)
+def test_exports_with_dynamic_batch_and_grid(bundle, group, modes, sides, other, dims):
+    model = fs.FNO(bundle, bundle, group=group, n_modes=modes, hidden_channels=8, n_layers=1)
+    channels = bundle.channels
+    batch = AUTO if AUTO in dims.values() else torch.export.Dim("batch", min=2, max=64)
+    u = torch.randn(3, channels, *sides)
+    program = torch.export.export(model, (u,), dynamic_shapes=({0: batch, **dims},)).module()
+    for shape in ((3, channels, *sides), (5, channels, *other)):
         u = torch.randn(shape)
-        assert torch.allclose(program.module()(u), model(u), atol=1e-6)
+        assert torch.allclose(program(u), model(u), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ MADV_HUGEPAGE = 14  # of Linux
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**31}
 
 
-def block_rows(x: Tensor, channels: int = 1) -> int:
-    """How many rows (rows, ...) make a block, for work with so many channels.
+def block_rows(x: Tensor, channels: int = 1) -> int | None:
+    """How many rows (rows, ...) make a block, for work with so many channels; None for all.
 
     Examples
     --------
@@ -38,15 +38,25 @@ def block_rows(x: Tensor, channels: int = 1) -> int:
     True
     """
     if x.device.type not in BLOCK_BYTES or is_transformed(x):
-        return max(1, x.shape[0])
+        return None
     bytes_per_row = max(1, x[:1].numel() * channels * x.element_size())
     return max(1, BLOCK_BYTES[x.device.type] * torch.get_num_threads() // bytes_per_row)
 
 
-def chunk_samples(x: Tensor, channels: int) -> int:
+def split(x: Tensor, size: int | None) -> list[Tensor]:
+    """Pieces of a first axis; one piece without a size, which leaves no trace in a program."""
+    return [x] if size is None else list(x.split(size))
+
+
+def join(pieces: list[Tensor]) -> Tensor:
+    """Inverse of :func:`split`."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def chunk_samples(x: Tensor, channels: int) -> int | None:
     """Samples to work on at a time: few where nothing is recorded, so that memory stays small."""
     if torch.is_grad_enabled() or is_transformed(x):
-        return x.shape[0]  # len(x) would fix the batch size of an exported program
+        return None
     bytes_per_sample = max(1, x[:1].numel() * channels * x.element_size())
     return max(1, CHUNK_BYTES.get(x.device.type, 2**31) // bytes_per_sample)
 
@@ -79,7 +89,7 @@ def linear_by_blocks(there: RowMap, back: RowMap, x: Tensor, *, points: int) -> 
     tensor([[3., 1.]])
     """
     size = block_rows(x.flatten(1)[:, 0], points)
-    if size >= x.shape[0]:
+    if size is None or size >= x.shape[0]:
         return there(x, None)
     return _LinearByBlocks.apply(there, back, size, x)  # type: ignore[no-untyped-call]
 

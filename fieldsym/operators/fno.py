@@ -23,7 +23,7 @@ from torch.nn import functional
 from fieldsym.bundle import Bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Group, trivial
-from fieldsym.operators.blocks import block_rows, chunk_samples
+from fieldsym.operators.blocks import block_rows, chunk_samples, join, split
 from fieldsym.operators.fno_options import (
     check_bases,
     check_group,
@@ -181,7 +181,8 @@ class FNO(nn.Module):
         self._check(u, "FNO")
         dim = self.in_bundle.base.dim
         x, pads = self._open(u.reshape(-1, *u.shape[-dim - 1 :]), 1.0)
-        y = self._close(self._run(x.unsqueeze(-1 - dim), VALUES).squeeze(-1 - dim), pads)
+        y = self._run(x.movedim(1, -1).contiguous().unsqueeze(-3), VALUES)
+        y = self._close(y.squeeze(-3).movedim(-1, 1), pads)
         return y.reshape(*u.shape[: -dim - 1], *y.shape[1:])
 
     def push_forward(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,10 +210,11 @@ class FNO(nn.Module):
         """
         self._check(u, "FNO.push_forward")
         dim = self.in_bundle.base.dim
-        if u.ndim != dim + 2 or tangents.shape[1:] != u.shape:
+        if u.ndim != dim + 2 or tangents.shape[1:] != u.shape or tangents.dtype != u.dtype:
             raise BundleError(
                 "push_forward takes a section (batch, channel, *grid) and tangents (directions, "
-                f"batch, channel, *grid); got {tuple(u.shape)} and {tuple(tangents.shape)}."
+                f"batch, channel, *grid) of its dtype; got {tuple(u.shape)} in {u.dtype} and "
+                f"{tuple(tangents.shape)} in {tangents.dtype}."
             )
         if not all(layer.is_pointwise for layer in self._layers()):  # a norm sees the whole field
             slopes = torch.vmap(lambda v: torch.func.jvp(self, (u,), (v,))[1])(tangents)
@@ -220,8 +222,8 @@ class FNO(nn.Module):
         x, pads = self._open(u, 1.0)
         moved, _ = self._open(tangents.flatten(0, 1), 0.0)
         stack = torch.cat([x[None], moved.view(len(tangents), *x.shape)])
-        y = self._run(stack.movedim(0, -1 - dim), Tangents()).movedim(-1 - dim, 0)
-        y = self._close(y.flatten(0, 1), pads)
+        y = self._run(stack.movedim(2, -1).movedim(0, -3).contiguous(), Tangents())
+        y = self._close(y.movedim(-3, 0).flatten(0, 1).movedim(-1, 1), pads)
         y = y.view(-1, len(u), *y.shape[1:])
         return y[0], y[1:]
 
@@ -232,41 +234,37 @@ class FNO(nn.Module):
             self.group.check(self.in_bundle.base, grid)
 
     def _run(self, x: Tensor, calculus: Values) -> Tensor:
-        """Lifting, layers and projection on (batch, channel, stack, *grid).
+        """Lifting, layers and projection on (batch, *other axes, stack, last axis, channel).
 
         A field is kept as rows along the last axis, (rows, stack, points, channel), beside the
         Fourier coefficients of these rows. Where nothing is recorded, a few samples at a time.
         """
-        grid = x.shape[3:]
-        fourier = TruncatedFourier(grid, self.n_modes, x)
-        x = x.movedim(1, -1).movedim(1, -3)  # batch, *other axes, stack, last axis, channel
+        fourier = TruncatedFourier((*x.shape[1:-3], x.shape[-2]), self.n_modes, x)
         samples = chunk_samples(x[..., :1], self.hidden_channels)
-        parts = x.split(samples) if samples < x.shape[0] else [x]
-        y = torch.cat([self._run_chunk(part, fourier, calculus) for part in parts])
-        return y.movedim(-3, 1).movedim(-1, 1)
+        return join([self._run_chunk(part, fourier, calculus) for part in split(x, samples)])
 
     def _run_chunk(self, x: Tensor, fourier: TruncatedFourier, calculus: Values) -> Tensor:
         last, shape = fourier.dim - 1, x.shape[:-2]
         rows = x.flatten(0, last)
         size = block_rows(rows[..., 0], self.hidden_channels)
         tensors = self.lifting.tensors()
-        blocks = [self.lifting.points(b, tensors, calculus) for b in rows.split(size)]
+        blocks = [self.lifting.points(b, tensors, calculus) for b in split(rows, size)]
         for layer in self._layers():
-            half = torch.cat([fourier.analyse(b, last, 2) for b in blocks])
+            half = join([fourier.analyse(b, last, 2) for b in blocks])
             mid = mix_rows(layer.convolution, half.view(*shape, *half.shape[2:]), fourier)
-            mids, tensors = mid.flatten(0, last).split(size), layer.tensors()
+            mids, tensors = split(mid.flatten(0, last), size), layer.tensors()
             if not layer.is_pointwise:
-                field = torch.cat([fourier.synthesise(m, last, 2) for m in mids])
+                field = join([fourier.synthesise(m, last, 2) for m in mids])
                 whole = (*x.shape[:-1], -1)
-                start = torch.cat(blocks).view(whole)
+                start = join(blocks).view(whole)
                 field = layer.points(start, field.view(whole), tensors)
-                blocks = list(field.flatten(0, last).split(size))
+                blocks = split(field.flatten(0, last), size)
                 continue
             for i, m in enumerate(mids):  # one by one: an old block makes room for the next
                 field = fourier.synthesise(m, last, 2)
                 blocks[i] = layer.points(blocks[i], field, tensors, calculus)
         tensors = self.projection.tensors()
-        y = torch.cat([self.projection.points(b, tensors, calculus) for b in blocks])
+        y = join([self.projection.points(b, tensors, calculus) for b in blocks])
         return y.view(*x.shape[:-1], -1)
 
     def _layers(self) -> list[Layer]:
