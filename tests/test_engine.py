@@ -166,10 +166,10 @@ def test_a_bias_on_tangents_is_seen(monkeypatch):
 def test_push_forward_says_what_it_takes():
     model = build(FLOW, D2, (3, 3), {})
     u = laws.noise(FLOW, (6, 8))
-    with pytest.raises(
-        fs.BundleError, match=r"tangents \(directions, batch, channel, \*grid\); got"
-    ):
+    with pytest.raises(fs.BundleError, match=r"tangents \(directions, batch, channel, \*grid\) of"):
         model.push_forward(u, u)
+    with pytest.raises(fs.BundleError, match=r"in torch\.float64 and .* in torch\.float32"):
+        model.push_forward(u, u[None].float())
 
 
 # Export, FFT --------------------------------------------------------------------------------------
