@@ -100,7 +100,7 @@ def test_blocks_differentiate_twice(tiny_blocks):
 
 def test_a_wrong_transpose_is_seen(tiny_blocks):
     """The comparison above can fail: a linear map whose transpose is another one."""
-    w, x = torch.randn(3, 3), torch.randn(4, 3)
+    w, x = torch.randn(3, 3), torch.randn(20, 3)
     for back, right in ((w.mT, True), (w, False)):
         leaf = x.clone().requires_grad_()
         maps = [lambda x, out, m=m: torch.matmul(x, m, out=out) for m in (w, back)]

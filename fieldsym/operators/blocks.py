@@ -22,7 +22,8 @@ from torch import Tensor
 
 RowMap = Callable[[Tensor, Tensor | None], Tensor]
 
-BLOCK_BYTES = {"cpu": 2**20}  # for every thread: what its cache holds beside weights
+BLOCK_BYTES = {"cpu": 2**19}  # for every thread: what its cache holds beside weights
+LINEAR_BLOCKS = 8  # times as much where a map reads and writes once
 HUGE_BYTES = 2**22  # results from this size on ask for huge pages
 MADV_HUGEPAGE = 14  # of Linux
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**31}
@@ -34,7 +35,7 @@ def block_rows(x: Tensor, channels: int = 1) -> int | None:
     Examples
     --------
     >>> import torch
-    >>> 2**19 * block_rows(torch.zeros(5, 2**16), 2) == 2**20 * torch.get_num_threads()
+    >>> 2**18 * block_rows(torch.zeros(5, 2**15), 2) == 2**19 * torch.get_num_threads()
     True
     """
     if x.device.type not in BLOCK_BYTES or is_transformed(x):
@@ -89,7 +90,7 @@ def linear_by_blocks(there: RowMap, back: RowMap, x: Tensor, *, points: int) -> 
     tensor([[3., 1.]])
     """
     size = block_rows(x.flatten(1)[:, 0], points)
-    if size is None or size >= x.shape[0]:
+    if size is None or (size := LINEAR_BLOCKS * size) >= x.shape[0]:
         return there(x, None)
     return _LinearByBlocks.apply(there, back, size, x)  # type: ignore[no-untyped-call]
 
