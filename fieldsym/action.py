@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle
 from fieldsym.errors import GroupError
-from fieldsym.group import AXES, Element, Generator
+from fieldsym.group import AXES, Element, Generator, require_element
 from fieldsym.manifold import Manifold
 
 INTEGER = 1e-9  # a shift this close to a whole number of cells is one
@@ -63,7 +63,8 @@ def act(g: Element, u: Tensor, bundle: Bundle) -> Tensor:
     ----------
     Otto et al. 2023, arXiv:2311.00212, section 2; three shears: Unser et al. 1995.
     """
-    bundle.check(u, "act")
+    require_element(g, "act")
+    require_bundle(bundle, "act").check(u, "act")
     base, grid = bundle.base, bundle.grid(u)
     _check_moves(g, base, grid)
     point = Element(g.matrix)
@@ -85,6 +86,8 @@ def action_method(g: Element, bundle: Bundle, grid: Sequence[int]) -> str:
     >>> fs.action_method(turn, wind, (8, 8)), fs.action_method(turn.inverse @ turn, wind, (8, 8))
     ('spectral', 'exact')
     """
+    require_element(g, "action_method")
+    require_bundle(bundle, "action_method")
     _check_moves(g, bundle.base, tuple(grid))
     steps = _steps(g, bundle.base, grid)
     whole = all(abs(step - round(step)) < INTEGER for step in steps)
@@ -114,7 +117,11 @@ def act_infinitesimal(xi: Generator, u: Tensor, bundle: Bundle) -> Tensor:
     >>> bool(torch.allclose(moved, -torch.pi * torch.cos(torch.pi * x)))
     True
     """  # noqa: E501
-    bundle.check(u, "act_infinitesimal")
+    if not isinstance(xi, Generator):
+        raise GroupError(
+            f"act_infinitesimal needs a Generator, such as group.generators[0]; got {xi!r}."
+        )
+    require_bundle(bundle, "act_infinitesimal").check(u, "act_infinitesimal")
     base, grid = bundle.base, bundle.grid(u)
     x = base.coordinates(grid, u.dtype, u.device, centred=True)
     moved = _on_fibre(bundle.representation.drho(xi), u, base.dim)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fieldsym.action import act
 from fieldsym.action_constant import combine, constant_stabiliser, null_space
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, as_numbers, require_bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Element, Generator, Group, wrap
 from fieldsym.manifold import Manifold
@@ -33,8 +33,9 @@ def stabiliser(
     group: Group, field: Tensor | Sequence[float] | Array, bundle: Bundle | None = None
 ) -> Group:
     """The subgroup {g : g·f = f}; see :meth:`fieldsym.group.Group.stabiliser`."""
-    values = field if isinstance(field, Tensor) else torch.from_numpy(np.asarray(field))
-    values = (values if values.dtype in TOLERANCE else values.double()).detach().cpu()
+    values = as_numbers(field, "stabiliser").cpu()
+    if bundle is not None:
+        require_bundle(bundle, "stabiliser")
     tol, values = TOLERANCE[values.dtype], values.double()
     if not values.isfinite().all():
         raise BundleError("A stabiliser needs a finite field; got missing or infinite values.")

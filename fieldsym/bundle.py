@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.errors import BundleError
-from fieldsym.group import Group
+from fieldsym.errors import BundleError, RepresentationError
+from fieldsym.group import Group, require_group
 from fieldsym.manifold import Manifold
 from fieldsym.representation import Block, Representation
 
@@ -31,7 +32,8 @@ class Bundle:
 
     Raises
     ------
-    RepresentationError   if the string does not parse on this base.
+    BundleError           if the base is none.
+    RepresentationError   if the string does not parse on this base, or is no text.
 
     Examples
     --------
@@ -46,8 +48,15 @@ class Bundle:
     ) -> None:
         if not isinstance(base, Manifold):
             raise BundleError(f"A bundle needs a base such as Torus((1.0, 1.0)); got {base!r}.")
+        if group is not None:
+            require_group(group, "The regular representation of a bundle")
         if isinstance(representation, str):
             representation = Representation(representation, base.dim, group)
+        if not isinstance(representation, Representation):
+            raise RepresentationError(
+                "The representation of a bundle is text such as 'scalar p + vector u', or a "
+                f"Representation; got {representation!r}."
+            )
         if representation.dim != base.dim:
             raise BundleError(
                 f"{representation} is a representation on a {representation.dim}-D base; "
@@ -171,3 +180,47 @@ class Bundle:
             return u.square().sum(-self.base.dim - 1)
         v = u.movedim(-self.base.dim - 1, -1)
         return (v * (v @ self.representation.gram.to(u))).sum(-1)
+
+
+def require_bundle(bundle: object, who: str) -> Bundle:
+    """The bundle, unless it is something else.
+
+    Raises
+    ------
+    BundleError   naming who needs it.
+    """
+    if isinstance(bundle, Bundle):
+        return bundle
+    raise BundleError(
+        f"{who} needs a Bundle, such as Bundle(Torus((1.0, 1.0)), 'scalar p + vector u'); got "
+        f"{bundle!r}."
+    )
+
+
+def require_operator(operator: object, who: str) -> None:
+    """Raise ``BundleError`` unless an operator can be called on sections."""
+    if not callable(operator):
+        raise BundleError(
+            f"{who} needs an operator that maps sections to sections, a module or a function; got "
+            f"{operator!r}."
+        )
+
+
+def as_numbers(field: object, who: str) -> Tensor:
+    """A tensor, an array or rows of numbers as a real tensor; single precision stays single.
+
+    Raises
+    ------
+    BundleError   naming who needs it, if it holds no real numbers.
+    """
+    try:
+        values = field if isinstance(field, Tensor) else torch.as_tensor(np.asarray(field))
+    except (TypeError, ValueError):
+        values = None
+    if values is None or values.is_complex():
+        raise BundleError(
+            f"{who} takes real numbers: one row of them, or a tensor (channel, *grid); got "
+            f"{field if values is None else values.dtype!r}."
+        )
+    single = values.dtype in (torch.float32, torch.float64)
+    return (values if single else values.double()).detach()

@@ -370,6 +370,35 @@ class Group:
         return Group(name, self.dim, (), elements[1:], elements, self.periods)
 
 
+def require_group(group: object, who: str) -> Group:
+    """The group, unless it is something else.
+
+    Raises
+    ------
+    GroupError   naming who needs it.
+    """
+    if isinstance(group, Group):
+        return group
+    raise GroupError(
+        f"{who} needs a Group, such as groups.dihedral(4); got {group!r}. Text is read by "
+        "groups.named(text, dim)."
+    )
+
+
+def require_element(g: object, who: str) -> Element:
+    """The element, unless it is something else.
+
+    Raises
+    ------
+    GroupError   naming who needs it.
+    """
+    if isinstance(g, Element):
+        return g
+    raise GroupError(
+        f"{who} needs an Element, such as group.elements[1] or group.exp([0.1]); got {g!r}."
+    )
+
+
 def _distinct(elements: Iterable[Element]) -> tuple[Element, ...]:
     return tuple({g.key: g for g in elements}.values())
 
@@ -495,6 +524,8 @@ def _finite(name: str, dim: int, matrices: Sequence[Array]) -> Group:
 
 
 def _check_order(name: str, n: int, dim: int) -> None:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise GroupError(f"{name}(n) needs a whole number of rotations n ≥ 1; got {n!r}.")
     if n < 1:
         raise GroupError(f"{name}(n) needs n ≥ 1; got {n}.")
     _check_dim(name, dim, (2, 3))
@@ -502,7 +533,9 @@ def _check_order(name: str, n: int, dim: int) -> None:
 
 def _check_dim(name: str, dim: int, allowed: tuple[int, ...]) -> None:
     if dim not in allowed:
-        raise GroupError(f"{name} acts in {' or '.join(map(str, allowed))} dimensions; got {dim}.")
+        raise GroupError(
+            f"{name} acts in {' or '.join(map(str, allowed))} dimensions; got {dim!r}."
+        )
 
 
 def named(text: str, dim: int) -> Group:
@@ -646,15 +679,18 @@ def _turn(dim: int, i: int, j: int) -> Generator:
 
 def o(dim: int) -> Group:
     """Rotations and reflections about the centre."""
+    _check_dim("o", dim, (2, 3))
     mirror = Element(np.diag([1.0] * (dim - 1) + [-1.0]))
     return Group(f"o({dim})", dim, so(dim).generators, (mirror,))
 
 
 def se(dim: int) -> Group:
     """Translations and rotations."""
+    _check_dim("se", dim, (2, 3))
     return Group(f"se({dim})", dim, translations(dim).generators + so(dim).generators)
 
 
 def e(dim: int) -> Group:
     """Translations, rotations and reflections."""
+    _check_dim("e", dim, (2, 3))
     return Group(f"e({dim})", dim, se(dim).generators, o(dim).components)

@@ -261,6 +261,15 @@ class Region:
         return self._r2(grid, device) < self.radius**2
 
 
+def _count(lengths: object) -> int:
+    """Number of lengths; one number alone is none."""
+    if isinstance(lengths, Sequence | np.ndarray | Tensor) and not isinstance(lengths, str):
+        return len(lengths)
+    raise GridError(
+        f"A base needs one length per axis, such as (1.0, 1.0) or (1.0,); got {lengths!r}."
+    )
+
+
 class Torus(Manifold):
     """The flat torus: every axis is periodic.
 
@@ -281,7 +290,7 @@ class Torus(Manifold):
         location: str | Sequence[str] = "node",
         origin: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(lengths, (True,) * len(lengths), location, origin)
+        super().__init__(lengths, (True,) * _count(lengths), location, origin)
 
     def __repr__(self) -> str:
         return f"Torus({', '.join(f'{length:g}' for length in self.lengths)})"
@@ -308,7 +317,7 @@ class Box(Manifold):
         location: str | Sequence[str] = "cell",
         origin: Sequence[float] | None = None,
     ) -> None:
-        flags = (False,) * len(lengths) if periodic is None else tuple(bool(p) for p in periodic)
+        flags = (False,) * _count(lengths) if periodic is None else tuple(bool(p) for p in periodic)
         super().__init__(lengths, flags, location, origin)
 
     def __repr__(self) -> str:

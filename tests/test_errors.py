@@ -55,6 +55,33 @@ ERRORS = {
     "no rotations": (lambda: groups.cyclic(0), fs.GroupError, "cyclic(n) needs n ≥ 1; got 0"),
     "dihedral on a line": (
         lambda: groups.dihedral(4, dim=1), fs.GroupError, "acts in 2 or 3 dimensions; got 1"),
+    "two and a half rotations": (
+        lambda: groups.cyclic(2.5), fs.GroupError,
+        "cyclic(n) needs a whole number of rotations n ≥ 1; got 2.5"),
+    "rotations as text": (lambda: groups.dihedral("4"), fs.GroupError, "n ≥ 1; got '4'"),
+    "o in one dimension": (lambda: groups.o(1), fs.GroupError, "o acts in 2 or 3 dimensions"),
+    "se in one dimension": (lambda: groups.se(1), fs.GroupError, "se acts in 2 or 3 dimensions"),
+    "e in four dimensions": (lambda: groups.e(4), fs.GroupError, "e acts in 2 or 3 dimensions"),
+    "one number as lengths": (
+        lambda: fs.Torus(1.0), fs.GridError, "one length per axis, such as (1.0, 1.0)"),
+    "text as lengths": (lambda: fs.Box("1"), fs.GridError, "one length per axis"),
+    "a number as representation": (
+        lambda: fs.Bundle(SQUARE, 3), fs.RepresentationError, "or a Representation; got 3"),
+    "text as group of a bundle": (
+        lambda: fs.Bundle(SQUARE, "regular r", "cyclic(4)"), fs.GroupError, "got 'cyclic(4)'"),
+    "a group as element": (
+        lambda: fs.act(groups.cyclic(4), torch.zeros(1, 8, 8), fs.Bundle(SQUARE, "scalar p")),
+        fs.GroupError, "act needs an Element, such as group.elements[1] or group.exp([0.1]); got"),
+    "text as bundle of act": (
+        lambda: fs.act(groups.cyclic(4).elements[1], torch.zeros(1, 8, 8), "scalar p"),
+        fs.BundleError, "act needs a Bundle"),
+    "an element as generator": (
+        lambda: fs.act_infinitesimal(
+            groups.cyclic(4).elements[1], torch.zeros(1, 8, 8), fs.Bundle(SQUARE, "scalar p")),
+        fs.GroupError, "act_infinitesimal needs a Generator"),
+    "a group as element of action_method": (
+        lambda: fs.action_method(groups.cyclic(4), fs.Bundle(SQUARE, "scalar p"), (8, 8)),
+        fs.GroupError, "action_method needs an Element"),
     "four dimensions": (lambda: groups.so(4), fs.GroupError, "so acts in 2 or 3 dimensions; got 4"),
     "translations of nothing": (
         lambda: groups.translations(0), fs.GroupError, "acts in 1 or 2 or 3 dimensions; got 0"),

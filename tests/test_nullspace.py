@@ -869,15 +869,74 @@ def test_the_error_lists_the_singular_values():
         null_basis(Rounded(wind, wind), SO2, method="svd")
 
 
-@pytest.mark.parametrize("method", ["svd", "iterative"])
-def test_not_a_number_is_an_error(method):
-    class Broken(PointwiseConstraint):
-        def lie(self, xi, weight):
-            return weight * math.nan
+EVERY = [None, "closed", "svd", "iterative"]
 
+
+def changed(where, change):
+    """A pointwise or spectral constraint one map of which is changed."""
+    parent = SpectralConstraint if where == "fixed" else PointwiseConstraint
+
+    def broken(self, *args):
+        return change(getattr(parent, where)(self, *args), args[-1])
+
+    kind = type("Broken", (parent,), {where: broken})
+    options = ((3, 3),) if where == "fixed" else ()
+    return kind(rep("vector u"), rep("vector u"), *options)
+
+
+@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [("lie", "lie of Broken along rotation xy"), ("move", "move of Broken under r"),
+     ("fixed", "fixed of Broken")],
+)  # fmt: skip
+def test_maps_that_are_no_linear_action_are_named(where, name, method):
+    group = SO2 if where == "lie" else D4
+    cases = {
+        "gives numbers that are not finite": lambda value, w: value * math.nan,
+        "must be linear": lambda value, w: value + 1.0,
+        r"must be linear.*absolute values": lambda value, w: value.abs() + w.abs(),
+    }
+    for message, change in cases.items():
+        with pytest.raises(fs.GroupError, match=f"{name}.*{message}"):
+            null_basis(changed(where, change), group, method=method)
+
+
+@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("factor", [1.5, 1.0001, 0.0])
+def test_moves_that_scale_are_no_group_action(factor, method):
+    scaled = changed("move", lambda value, w: factor * value)
+    for group in (D4, groups.o(2)):
+        with pytest.raises(fs.GroupError, match=r"move of Broken under .* is no group action: app"):
+            null_basis(scaled, group, method=method)
+
+
+def test_elements_of_any_order_and_fixed_maps_are_checked_without_false_alarms():
+    wind, p = rep("vector u"), rep("scalar p")
+    for n in (1, 5, 7, 12):
+        assert len(null_basis(PointwiseConstraint(wind, wind), groups.cyclic(n))) == (
+            4 if n == 1 else 2
+        )
+    for half in (True, False):
+        assert len(null_basis(SpectralConstraint(p, wind, (5, 5), half=half), D4)) == 6
+        assert len(null_basis(SpectralConstraint(p, wind, (6, 6), half=half), D4)) == 8
+
+
+def test_groups_and_representations_of_another_kind_are_refused():
     wind = rep("vector u")
-    with pytest.raises(fs.GroupError, match="lie or move of the constraint gives numbers that are"):
-        null_basis(Broken(wind, wind), SO2, method=method)
+    with pytest.raises(fs.GroupError, match=r"null_basis needs a Group.* got 'so\(2\)'"):
+        null_basis(PointwiseConstraint(wind, wind), "so(2)")
+    for of in (PointwiseConstraint(wind, wind), KernelConstraint(wind, wind, (3, 3)),
+               SpectralConstraint(wind, wind, (3, 3)), BiasConstraint(wind)):  # fmt: skip
+        for group in (groups.octahedral(), groups.trivial(3), groups.translations(3)):
+            if of.shape[2:] and group.name == "trivial":
+                continue
+            with pytest.raises(fs.RepresentationError, match=r"on a 2-D base; .* acts in 3-D"):
+                null_basis(of, group)
+    with pytest.raises(fs.RepresentationError, match=r"PointwiseConstraint needs a Rep.* 'vector'"):
+        PointwiseConstraint(wind, "vector")
+    with pytest.raises(fs.RepresentationError, match=r"KernelConstraint maps between .* on one"):
+        KernelConstraint(wind, fs.Representation("vector u", 3), (3, 3))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -454,6 +454,16 @@ def test_jvp_and_vmap():
         ({"n_modes": (8, 9)}, fs.GridError, "Use 7 or 9"),
         ({"n_modes": (1, 9)}, fs.GridError, "at least 3 modes per axis"),
         ({"n_modes": (9,)}, fs.GridError, "one number per axis"),
+        *[({"lengths": wrong}, fs.GridError, "lengths are the periods of the torus, positive and")
+          for wrong in ((0.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), 1.0, "ab", ())],
+        ({"n_modes": 8}, fs.GridError, "Use 7 or 9"),
+        ({"n_modes": (9.0, 9)}, fs.GridError, r"an odd whole number.* got \(9.0, 9\)"),
+        ({"n_modes": "9"}, fs.GridError, "an odd whole number.* got '9'"),
+        ({"rep_in": fs.Representation("vector u", 3), "rep_out": fs.Representation("vector", 3)},
+         fs.RepresentationError, "needs fields on a 2-D base; got 'vector u' on a 3-D one"),
+        ({"rep_out": fs.Representation("vector u", 3)}, fs.RepresentationError, "on one base"),
+        ({"rep_in": "vector u"}, fs.RepresentationError, "SteerableConv needs a Rep.* 'vector u'"),
+        ({"rep_out": fs.Bundle(UNIT, "scalar")}, fs.RepresentationError, r"got Bundle\(Torus"),
         ({"radial": "bessel"}, fs.GridError, "radial is one of"),
         ({"degree": 1}, fs.GridError, "angular orders up to 2"),
         ({"degree": -1}, fs.GridError, "a whole number"),
@@ -467,6 +477,27 @@ def test_errors(change, error, message):
                "n_modes": (9, 9)}  # fmt: skip
     with pytest.raises(error, match=message):
         SteerableConv(**(options | change))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.zeros(1, 3, 12, 12).double(), torch.zeros(2, 12, 12).double(), torch.zeros(1, 2, 12, 12),
+     torch.zeros(1, 2, 12, 12, 12).double(), torch.zeros(1, 2, 12, 12, dtype=torch.int64), [[0.0]]],
+    ids=["channels", "no batch", "single", "another axis", "whole numbers", "a list"],
+)  # fmt: skip
+def test_what_is_no_field_is_refused(wrong):
+    with pytest.raises(fs.BundleError, match=r"SteerableConv expects fields 'vector.*, 2, \*grid"):
+        conv(V, V)(wrong)
+
+
+def test_one_number_of_modes_is_meant_for_all_axes():
+    one, each = (
+        SteerableConv(V, S, groups.o(2), (1.0, 1.5), modes) for modes in (9, (9, 9))
+    )  # fmt: skip
+    each.load_state_dict(one.state_dict())
+    u = torch.randn(2, 2, 12, 15)
+    assert one.n_modes == each.n_modes
+    assert torch.equal(one(u), each(u))
 
 
 def test_a_coarse_grid_is_refused():

@@ -22,15 +22,17 @@ from fieldsym.errors import BundleError, GridError, GroupError, RepresentationEr
 from fieldsym.group import Element, Group
 from fieldsym.operators.adopt_blocks import adapt_blocks
 from fieldsym.operators.adopt_checks import (
+    check_arguments,
     check_covered,
     check_exchanged,
     check_nature,
+    check_parts,
     probe_grid,
 )
-from fieldsym.operators.adopt_layers import Layer, adapt_torch
+from fieldsym.operators.adopt_layers import Layer, adapt_torch, called, title
 from fieldsym.operators.adopt_neuralop import adapt_neuralop, refuse_neuralop
 from fieldsym.operators.adopt_tie import Adoption, Kinds, constrained, evaluating, tie_all
-from fieldsym.operators.adopt_trace import Call, Trace, trace
+from fieldsym.operators.adopt_trace import FOLLOWED, Call, Trace, trace
 from fieldsym.operators.adopt_types import Type, Types, Unknown
 from fieldsym.operators.nullspace import Constraint
 from fieldsym.representation import Representation
@@ -47,7 +49,8 @@ def register(layer_class: type[nn.Module], constraints_of: Constraints) -> None:
     ----------
     layer_class : subclass of nn.Module; its channels lie on axis 1
     constraints_of : (layer, rep_in, rep_out) → {name of a parameter: Constraint}, see
-        :class:`fieldsym.operators.nullspace.Constraint`; parameters are real
+        :class:`fieldsym.operators.nullspace.Constraint`; parameters are real. Complex spectral
+        weights in blocks need no registration, if they have the names of ``adopt_blocks``
 
     Examples
     --------
@@ -82,11 +85,13 @@ def adopt(
     ------
     GroupError, GridError, BundleError, RepresentationError   as ``enforce`` says.
     """
+    check_arguments(module, group, source, target, hidden)
     if source.base != target.base:
         raise BundleError(f"Input and output have one base; got {source.base} and {target.base}.")
     group.check(source.base)
     if constrained(module):
         raise GroupError("This module is already enforced. Release it first with fs.release.")
+    check_parts(module)
     points = point_group(group)
     types = Types(points)
     layers = survey(module, points.dim)
@@ -168,13 +173,16 @@ def _traced(
             "modules that keep the grid can be made equivariant."
         )
     if of is None:
-        raise GroupError("The types of the channels could not be followed to the output.")
+        raise GroupError(
+            "The types of the channels could not be followed to the output of the module: they "
+            f"were lost at {seen.lost}. {FOLLOWED}"
+        )
     if not types.unify(of, types.of(target.representation)):
         raise GroupError(
             f"The output of the module has the types {types.resolve(of)}, which cannot be those "
             f"of '{target.representation}'."
         )
-    unused = sorted(set(layers) - {call.name for call in seen.calls})
+    unused = sorted(map(called, set(layers) - {call.name for call in seen.calls}))
     if unused:
         raise GroupError(
             f"A forward pass does not use {', '.join(unused)}, so the types of these layers are "
@@ -208,8 +216,8 @@ def _agree(types: Types, seen: Trace) -> None:
         for a, b in ((one.source, call.source), (one.target, call.target)):
             if not types.unify(a, b):
                 raise GroupError(
-                    f"{call.name} is used on features of different types: {types.resolve(a)} and "
-                    f"{types.resolve(b)}. Use a layer of its own for each."
+                    f"{title(call.name)} is used on features of different types: "
+                    f"{types.resolve(a)} and {types.resolve(b)}. Use a layer of its own for each."
                 )
 
 

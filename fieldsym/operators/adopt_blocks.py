@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fieldsym.errors import GridError
-from fieldsym.operators.adopt_layers import Layer, Weight, bias, stored
+from fieldsym.operators.adopt_layers import Layer, Weight, bias, stored, title
 
 Array = np.ndarray
 
@@ -37,8 +37,8 @@ class BlockGuard:
         grid = tuple(args[0].shape[2:])
         if any(n < 2 * m for n, m in zip(grid, self.modes, strict=True)):
             raise GridError(
-                f"{self.name} stores {self.modes} frequencies of each sign and met a grid of "
-                f"{grid} points, where the blocks overlap. Use at least "
+                f"{title(self.name)} stores {self.modes} frequencies of each sign and met a grid "
+                f"of {grid} points, where the blocks overlap. Use at least "
                 f"{tuple(2 * m for m in self.modes)} points."
             )
 

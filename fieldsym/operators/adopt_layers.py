@@ -58,6 +58,16 @@ class Layer:
     constraints: Callable | None = None  # of a registered class, see ``adopt.register``
 
 
+def called(name: str) -> str:
+    """The name of a part inside a sentence; that of the whole module is empty."""
+    return name or "the module itself"
+
+
+def title(name: str) -> str:
+    """The name of a part at the start of a sentence."""
+    return name or "The module itself"
+
+
 def stored(parameter: Tensor) -> tuple[int, ...]:
     """Shape of the real entries of a parameter."""
     return (*parameter.shape, 2) if parameter.is_complex() else tuple(parameter.shape)
@@ -93,13 +103,13 @@ def _convolution(name: str, conv: Any, dim: int) -> Layer:
     size = tuple(conv.kernel_size)
     if set(conv.stride) != {1}:
         raise GroupError(
-            f"{name} has stride {tuple(conv.stride)}: the points it keeps single out an origin, "
-            "so that shifts by one sample are lost. Use stride 1."
+            f"{title(name)} has stride {tuple(conv.stride)}: the points it keeps single out an "
+            "origin, so that shifts by one sample are lost. Use stride 1."
         )
     if conv.groups != 1:
         raise GroupError(
-            f"{name} is a grouped convolution (groups={conv.groups}), whose channels are split by "
-            "their position, not by their type. Use groups=1."
+            f"{title(name)} is a grouped convolution (groups={conv.groups}), whose channels are "
+            "split by their position, not by their type. Use groups=1."
         )
     pointwise = set(size) == {1}
     if not pointwise:
@@ -121,19 +131,19 @@ def _convolution(name: str, conv: Any, dim: int) -> Layer:
 def _check_kernel(name: str, conv: Any, size: tuple[int, ...], dim: int) -> None:
     if len(size) != dim:
         raise GroupError(
-            f"{name} is a {len(size)}-D convolution with a kernel of {size} samples; the base has "
-            f"{dim} dimensions."
+            f"{title(name)} is a {len(size)}-D convolution with a kernel of {size} samples; the "
+            f"base has {dim} dimensions. Use nn.Conv{dim}d."
         )
     if any(n % 2 == 0 for n in size):
         raise GridError(
-            f"{name} has a kernel of {size} samples: an even one has no central sample. Use odd "
-            "sizes."
+            f"{title(name)} has a kernel of {size} samples: an even one has no central sample. Use "
+            "odd sizes."
         )
     padding = _padding(conv, size)
     full = tuple(d * (n // 2) for n, d in zip(size, conv.dilation, strict=True))
     if any(padding) and (conv.padding_mode != "circular" or padding != full):
         raise GroupError(
-            f"{name} pads by {padding} samples of '{conv.padding_mode}': only "
+            f"{title(name)} pads by {padding} samples of '{conv.padding_mode}': only "
             f"padding_mode='circular' with {full} samples keeps translations and the grid."
         )
 
@@ -157,8 +167,8 @@ def _norm(name: str, norm: Any, dim: int) -> Layer:
     if isinstance(norm, nn.LayerNorm):
         if len(norm.normalized_shape) != 1:
             raise GroupError(
-                f"{name} is a LayerNorm over {tuple(norm.normalized_shape)}, with a weight at "
-                "every point of one grid: translations are lost. Normalise over channels only."
+                f"{title(name)} is a LayerNorm over {tuple(norm.normalized_shape)}, with a weight "
+                "at every point of one grid: translations are lost. Normalise over channels only."
             )
         axis = -1
     shared = isinstance(norm, nn.modules.batchnorm._BatchNorm)

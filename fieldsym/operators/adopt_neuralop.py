@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fieldsym.errors import GridError, GroupError
-from fieldsym.operators.adopt_layers import Layer, Weight, bias, gain
+from fieldsym.operators.adopt_layers import Layer, Weight, bias, gain, title
 
 PROBE = 33  # points of an odd grid
 
@@ -50,14 +50,14 @@ class SpectralGuard:
         modes[-1] = 2 * modes[-1] - 1
         if self.odd_fault and any(n % 2 for n in grid[:-1]):
             raise GridError(
-                f"{self.name} met a grid of {grid} points: the installed neuraloperator shifts "
-                "the spectrum of odd axes wrongly (all but the last axis), which breaks every "
-                "symmetry. Use even numbers of points there, or a version with the fix #688."
+                f"{title(self.name)} met a grid of {grid} points: the installed neuraloperator "
+                "shifts the spectrum of odd axes wrongly (all but the last axis), which breaks "
+                "every symmetry. Use even numbers of points there, or a version with the fix #688."
             )
         if any(n < m for n, m in zip(grid, modes, strict=True)):
             raise GridError(
-                f"{self.name} keeps {tuple(modes)} modes and met a grid of {grid} points: there "
-                "it would keep −n/2 without +n/2. Use a finer grid or fewer modes."
+                f"{title(self.name)} keeps {tuple(modes)} modes and met a grid of {grid} points: "
+                "there it would keep −n/2 without +n/2. Use a finer grid or fewer modes."
             )
         _check_rows(self.name, "n_modes", tuple(modes[:-1]))
 
@@ -116,7 +116,7 @@ def _spectral(name: str, conv: Any, dim: int) -> Layer:
     weight = conv.weight
     sizes = tuple(weight.shape[-conv.order :])
     if conv.order != dim:
-        raise GroupError(f"{name} transforms {conv.order} axes; the base has {dim}.")
+        raise GroupError(f"{title(name)} transforms {conv.order} axes; the base has {dim}.")
     kept = (*conv.n_modes[:-1], 2 * conv.n_modes[-1] - 1)
     _check_rows(name, "n_modes", kept[:-1])
     _check_rows(name, "max_n_modes", sizes[:-1])
@@ -150,9 +150,9 @@ def _check_rows(name: str, what: str, rows: tuple[int, ...]) -> None:
     for n in rows:
         if n % 2 == 0:
             raise GridError(
-                f"{name} has {what}={n} along an axis: an even number keeps the mode −{n // 2} "
-                f"without +{n // 2} and breaks every reflection and quarter turn. Use {n - 1} or "
-                f"{n + 1}."
+                f"{title(name)} has {what}={n} along an axis: an even number keeps the mode "
+                f"−{n // 2} without +{n // 2} and breaks every reflection and quarter turn. Use "
+                f"{n - 1} or {n + 1}."
             )
 
 

@@ -15,8 +15,10 @@ from torch.nn.utils import parametrize
 
 from fieldsym.errors import GroupError
 from fieldsym.operators.adopt_blocks import BlockGuard
+from fieldsym.operators.adopt_checks import check_module
 from fieldsym.operators.adopt_neuralop import SpectralGuard, densify, is_neuralop, wrap_again
 from fieldsym.operators.adopt_tie import TIES, Adoption, constrained
+from fieldsym.operators.adopt_weights import TiedWeight
 
 GUARDS = (SpectralGuard, BlockGuard)
 
@@ -48,8 +50,9 @@ def bake(module: nn.Module) -> None:
 
     Raises
     ------
-    GroupError   if no weight of the module is tied.
+    GroupError   if no weight of the module is tied, or it is no module.
     """
+    check_module(module)
     if not constrained(module):
         raise GroupError("This module is not enforced: there is nothing to release.")
     for part in list(module.modules()):
@@ -69,12 +72,20 @@ def _own_class(layer: nn.Module) -> None:
     layer.__class__ = type(shared.__name__, shared.__bases__, kept)
 
 
+def _is_trained(ties: nn.Module) -> bool:
+    """Whether a weight is trained; one without free numbers, whether it was."""
+    own = list(ties.parameters())
+    if own:
+        return any(p.requires_grad for p in own)
+    return all(t.trained for t in ties.children() if isinstance(t, TiedWeight))
+
+
 def _bake_layer(layer: nn.Module) -> None:
     _own_class(layer)
     lists = dict(layer.parametrizations.items())  # type: ignore[union-attr,operator]
     ours = [name for name, ties in lists.items() if any(isinstance(t, TIES) for t in ties)]
     for name in reversed(ours):  # later blocks read the numbers of earlier ones
-        trained = any(p.requires_grad for p in lists[name].parameters())
+        trained = _is_trained(lists[name])
         parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
         value = getattr(layer, name).detach().contiguous()
         delattr(layer, name)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fieldsym.errors import GroupError, RepresentationError
-from fieldsym.operators.adopt_layers import Layer, Weight
+from fieldsym.operators.adopt_layers import Layer, Weight, title
 from fieldsym.operators.adopt_tables import Table, kernel_moves, mode_moves, whole_table
 from fieldsym.operators.adopt_types import Types
 from fieldsym.operators.adopt_weights import TiedWeight, in_memory
@@ -156,7 +156,7 @@ def _check_reached(
     empty = ~(table.code != 0).any(axis=(1, 2, 3, 4))
     if empty.any():
         raise RepresentationError(
-            f"{layer.name} cannot make '{types.representation(target)}' out of "
+            f"{title(layer.name)} cannot make '{types.representation(target)}' out of "
             f"'{types.representation(source)}': no weight between them commutes with "
             f"{types.group.name}. Use hidden types with regular fields (at least "
             f"{types.group.order} channels per copy)."
@@ -180,9 +180,11 @@ def _tie(adoption: Adoption, layer: Layer, weight: Weight, table: Table) -> None
             is_complex=old.is_complex(),
             memory=weight.memory,
             partners=partners,
+            like=old,
         ).to(old.device)
+        own = [z[held:reached].to(_real(old).dtype)] if reached > held else []
         with torch.no_grad():
-            new = tied(z[held:reached].to(_real(old).dtype))
+            new = tied(*own)
         _replace(adoption, layer, name, new, tied)
         held = reached
         lists: Any = layer.module.parametrizations
@@ -233,13 +235,17 @@ def _real(parameter: Tensor) -> Tensor:
     return torch.view_as_real(parameter) if parameter.is_complex() else parameter
 
 
+def full_name(layer: Layer, name: str) -> str:
+    """The name of a parameter of a layer in the whole module."""
+    return f"{layer.name}.{name}" if layer.name else name
+
+
 def _replace(adoption: Adoption, layer: Layer, name: str, new: Tensor, tied: nn.Module) -> None:
     module, old = layer.module, getattr(layer.module, name)
     delattr(module, name)
     module.register_parameter(name, nn.Parameter(new.clone(), requires_grad=old.requires_grad))
     parametrize.register_parametrization(module, name, tied, unsafe=True)
-    full_name = f"{layer.name}.{name}" if layer.name else name
-    change = Change(module, name, full_name, old, new)
+    change = Change(module, name, full_name(layer, name), old, new)
     adoption.changes.append(change)
     adoption.undoing.append(change.undo)
 
@@ -262,8 +268,13 @@ def _tie_registered(
         old = getattr(layer.module, name)
         if old.is_complex():
             raise GroupError(
-                f"{layer.name}.{name} is complex; register real parameters with a last axis of "
-                "(real, imaginary)."
+                f"{full_name(layer, name)} is complex; register real parameters with a last axis "
+                "of (real, imaginary)."
             )
-        tied = NullSpaceWeight(null_basis(constraint, adoption.types.group)).to(old.device)
-        _replace(adoption, layer, name, tied(tied.right_inverse(old)), tied)
+        basis = null_basis(constraint, adoption.types.group)
+        if len(basis):
+            free = NullSpaceWeight(basis).to(old.device)
+            _replace(adoption, layer, name, free(free.right_inverse(old)), free)
+        else:
+            zero = TiedWeight(np.zeros((*old.shape, 1), dtype=int), None, 0, like=old)
+            _replace(adoption, layer, name, torch.zeros_like(old), zero.to(old.device))

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from fieldsym.errors import GroupError
+from fieldsym.operators.adopt_layers import called, title
 from fieldsym.operators.adopt_types import Type, Types, Unknown
 
 # Names of torch functions: those whose terms have one type, that join channels, that move axes, and
@@ -34,6 +35,16 @@ ODD = {"tanh", "tanh_", "sin", "sin_", "erf", "atan", "arctan", "asinh", "hardta
 UNEVEN = {"gelu", "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu",
           "celu", "silu", "mish", "sigmoid", "sigmoid_", "softplus", "hardswish", "hardsigmoid",
           "logsigmoid", "prelu", "threshold", "glu"}  # fmt: skip
+
+FOLLOWED = (
+    "Adoption follows layers, sums, concatenations, pointwise functions and permutations of axes, "
+    "not parts of the channels. Replace it by these, such as two layers of which each makes one "
+    "part, or make it the inside of a layer class that adopt.register knows."
+)
+DROPOUT = (
+    "in training, random points or channels are dropped, which differ between a field and its "
+    "image under the group. Remove it, or set p=0."
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,7 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     outputs: list[tuple[str, Type, int]] = field(default_factory=list)  # (module, type, axis)
     bends: list[tuple[str, str, Type]] = field(default_factory=list)  # (function, where, type)
+    lost: str = "the input of the module"  # where a type was last lost
 
 
 class Tracer(TorchFunctionMode):
@@ -73,7 +85,6 @@ class Tracer(TorchFunctionMode):
         self.found = Trace()
         self.inside: list[str] = []  # layers with weights that are running
         self.running: list[str] = []  # modules that are running
-        self.lost = "the input of the module"
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -96,6 +107,8 @@ class Tracer(TorchFunctionMode):
         met = [f for f in map(self.feature, tree_leaves((args, kwargs))) if f is not None]
         if not met:
             return
+        if "dropout" in name:
+            self._refuse_dropout(kwargs.get("p", args[1] if len(args) > 1 else 0.5))
         if name in ODD | UNEVEN:
             self.found.bends.append((name, self.where, met[0].type))
         if name in JOINS and isinstance(out, Tensor):
@@ -107,9 +120,13 @@ class Tracer(TorchFunctionMode):
                 if isinstance(result, Tensor):
                     self._inherit(name, met, result)
 
+    def _refuse_dropout(self, p: float) -> None:
+        if p > 0:
+            raise GroupError(f"{title(self.running[-1])} calls dropout with p={p}: {DROPOUT}")
+
     @property
     def where(self) -> str:
-        return self.running[-1] if self.running and self.running[-1] else "the module itself"
+        return called(self.running[-1] if self.running else "")
 
     def _inherit(self, name: str, met: list[Feature], out: Tensor) -> None:
         for feature in met:
@@ -120,7 +137,7 @@ class Tracer(TorchFunctionMode):
                 self.mark(out, feature.type, places[0])
                 break
         else:
-            self.lost = f"{name} in {self.where}"
+            self.found.lost = f"{name} in {self.where}"
             return
         if name in ADDS:
             self._equal(met, out.shape)
@@ -131,7 +148,7 @@ class Tracer(TorchFunctionMode):
                 met[0].type, other.type
             ):
                 raise GroupError(
-                    f"{self.where} adds features of different types: "
+                    f"{title(self.running[-1])} adds features of different types: "
                     f"{self.types.resolve(met[0].type)} and {self.types.resolve(other.type)}. "
                     "Only features of one type can be added; choose hidden types that agree."
                 )
@@ -146,7 +163,7 @@ class Tracer(TorchFunctionMode):
             joined = tuple(term for f in features if f is not None for term in f.type)
             self.mark(out, joined, dim)
         else:
-            self.lost = f"a concatenation with a tensor of unknown type in {self.where}"
+            self.found.lost = f"a concatenation with a tensor of unknown type in {self.where}"
 
     def _reorder(self, name: str, args: tuple, kwargs: dict, met: Feature, out: Tensor) -> None:
         source = met.tensor
@@ -181,14 +198,14 @@ class Tracer(TorchFunctionMode):
         source = self.feature(x)
         if source is None:
             raise GroupError(
-                f"The types of the channels could not be followed to {name}: they were lost at "
-                f"{self.lost}. Adoption follows layers, sums, concatenations, pointwise functions "
-                "and permutations of axes."
+                f"The types of the channels could not be followed to {called(name)}: they were "
+                f"lost at {self.found.lost}. {FOLLOWED}"
             )
         if source.axis != axis % source.tensor.ndim:
             raise GroupError(
-                f"{name} acts on axis {axis} of a tensor of shape {tuple(source.tensor.shape)}, "
-                f"but the channels lie on axis {source.axis}: it mixes points, not channels."
+                f"{title(name)} acts on axis {axis} of a tensor of shape "
+                f"{tuple(source.tensor.shape)}, but the channels lie on axis {source.axis}: it "
+                "mixes points, not channels."
             )
         target = source.type if keeps else (Unknown(out.shape[axis]),)
         self.found.calls.append(Call(name, source.type, target))

@@ -30,6 +30,7 @@ class TiedWeight(nn.Module):
     """Weight whose entries are ± free numbers (or short sums of them), as one gather.
 
     Initial weights are projected: each free number is the mean of its entries, with their signs.
+    Without a free number of its own, ``forward`` takes none and the weight is no parameter.
 
     Parameters
     ----------
@@ -41,9 +42,12 @@ class TiedWeight(nn.Module):
     memory : order of the axes of the real weight in memory; the axis of (real, imaginary) is last
     partners : parametrizations that hold the first of the free numbers: one map may be stored in
         several parameters
+    like : the parameter that it replaces; tells the precision and whether :func:`release` makes it
+        trainable, where there is no free number of its own
     """
 
     index: Tensor
+    nothing: Tensor
     values: Tensor | None
 
     def __init__(
@@ -55,13 +59,19 @@ class TiedWeight(nn.Module):
         is_complex: bool = False,
         memory: tuple[int, ...] | None = None,
         partners: tuple[ParametrizationList, ...] = (),
+        like: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.shape = tuple(code.shape[:-1])
         self.free, self.is_complex = free, is_complex
         self.memory = tuple(range(len(self.shape))) if memory is None else memory
         self.back = tuple(self.memory.index(axis) for axis in range(len(self.shape)))
-        self.partners = partners  # in a tuple: their parameters are not registered twice
+        # in a tuple: their parameters are not registered twice
+        self.partners = tuple(p for p in partners if p.ntensors)
+        self.own = free - sum(z.numel() for z in self._before())
+        self.trained = like is None or like.requires_grad
+        kind = torch.get_default_dtype() if like is None else like.dtype.to_real()
+        self.register_buffer("nothing", torch.zeros(0, dtype=kind), persistent=False)
         # position in (0, z, −z)
         index = in_memory(np.where(code < 0, free - code, code).astype(np.int32), memory)
         self.register_buffer("index", torch.from_numpy(index).flatten(), persistent=False)
@@ -74,11 +84,12 @@ class TiedWeight(nn.Module):
         """How many free numbers make which shape."""
         return f"{self.free} → {self.shape}"
 
-    def forward(self, z: Tensor) -> Tensor:
-        """The weight of the free numbers (own,)."""
-        if self.partners:
-            z = torch.cat([*self._before(), z])
-        weight = self.expand(z).view([self.shape[axis] for axis in self.memory])
+    def forward(self, *z: Tensor) -> Tensor:
+        """The weight of the free numbers (own,); of none where there are none."""
+        parts = [*self._before(), *z]
+        if len(parts) != 1:
+            parts = [torch.cat(parts) if parts else self.nothing]
+        weight = self.expand(parts[0]).view([self.shape[axis] for axis in self.memory])
         weight = weight.permute(self.back)
         return torch.view_as_complex(weight) if self.is_complex else weight
 
@@ -100,13 +111,14 @@ class TiedWeight(nn.Module):
         sums = entries.new_zeros(2 * self.free + 1).index_add(0, self.index, entries)
         return sums[1 : self.free + 1] - sums[self.free + 1 :]
 
-    def right_inverse(self, weight: Tensor) -> tuple[Tensor]:
-        """The own free numbers of the nearest allowed weight."""
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """The own free numbers of the nearest allowed weight; empty where there are none."""
+        if not self.own:
+            return ()
         real = torch.view_as_real(weight) if self.is_complex else weight
         stored = real.detach().double().permute(*self.memory)
         nearest = self.nearest(stored.reshape(-1))
-        held = sum(z.numel() for z in self._before())
-        return (nearest[held:].to(real.dtype),)
+        return (nearest[self.free - self.own :].to(real.dtype),)
 
     def nearest(self, entries: Tensor, measure: Tensor | None = None) -> Tensor:
         """Free numbers of least squares, float64, for entries in the order of the memory.

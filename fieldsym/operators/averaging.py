@@ -26,9 +26,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle, require_operator
 from fieldsym.errors import BundleError, GroupError
-from fieldsym.group import Group
+from fieldsym.group import Group, require_group
 from fieldsym.operators.moves import Moves
 
 Operator = Callable[[Tensor], Tensor]
@@ -70,9 +70,10 @@ class GroupAverage(nn.Module):
         self, operator: Operator, group: Group, in_bundle: Bundle, out_bundle: Bundle
     ) -> None:
         super().__init__()
+        require_operator(operator, "GroupAverage")
         self.operator = operator
         self.group, self.in_bundle, self.out_bundle = group, in_bundle, out_bundle
-        self.apart, self.back = _moves(group, in_bundle, out_bundle)
+        self.apart, self.back = _moves(group, in_bundle, out_bundle, "GroupAverage")
 
     def extra_repr(self) -> str:
         """The group and the bundles."""
@@ -156,12 +157,13 @@ class FrameAverage(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        require_operator(operator, "FrameAverage")
         if frames not in FRAMES:
             raise GroupError(f"frames is one of {', '.join(map(repr, FRAMES))}; got {frames!r}.")
         self.operator = operator
         self.group, self.in_bundle, self.out_bundle = group, in_bundle, out_bundle
         self.frames, self.generator = frames, generator
-        self.apart, self.back = _moves(group, in_bundle, out_bundle)
+        self.apart, self.back = _moves(group, in_bundle, out_bundle, "FrameAverage")
         points = torch.stack([torch.from_numpy(g.inverse.matrix) for g in group.elements])
         # looked up here: what is cached within a transform of torch would belong to the transform
         root = torch.linalg.cholesky(in_bundle.representation.gram).mT.contiguous()
@@ -250,8 +252,11 @@ class FrameAverage(nn.Module):
         ]
 
 
-def _moves(group: Group, in_bundle: Bundle, out_bundle: Bundle) -> tuple[Moves, Moves]:
+def _moves(group: Group, in_bundle: Bundle, out_bundle: Bundle, who: str) -> tuple[Moves, Moves]:
     """The inverses on the input and the elements on the output."""
+    require_group(group, who)
+    require_bundle(in_bundle, who)
+    require_bundle(out_bundle, who)
     if in_bundle.base != out_bundle.base:
         raise BundleError(f"An average needs one base; got {in_bundle.base} and {out_bundle.base}.")
     if not group.is_finite:

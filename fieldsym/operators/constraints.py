@@ -27,7 +27,15 @@ from torch import Tensor
 from fieldsym.errors import GridError
 from fieldsym.group import Element, Generator, Group
 from fieldsym.operators.intertwiner import Equation, allowed_maps
-from fieldsym.operators.lattice import check_sizes, images, lattice_lie, on_fibres, points
+from fieldsym.operators.lattice import (
+    check_acts,
+    check_pair,
+    check_sizes,
+    images,
+    lattice_lie,
+    on_fibres,
+    points,
+)
 from fieldsym.representation import Representation
 
 Array = np.ndarray
@@ -53,6 +61,9 @@ class PointwiseConstraint:
     rep_in: Representation
     rep_out: Representation
 
+    def __post_init__(self) -> None:
+        check_pair("PointwiseConstraint", self.rep_in, self.rep_out)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(out, in)."""
@@ -71,6 +82,7 @@ class PointwiseConstraint:
         """One matrix per pair of fields and equivariant map between their types; finite groups."""
         if not group.elements:
             return None
+        check_acts(self.rep_in, group)
         rows, top = [], 0
         for out_block in self.rep_out.blocks:
             left = 0
@@ -115,6 +127,9 @@ class BiasConstraint:
     """
 
     rep: Representation
+
+    def __post_init__(self) -> None:
+        check_pair("BiasConstraint", self.rep, self.rep)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -167,6 +182,7 @@ class KernelConstraint:
     size: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        check_pair("KernelConstraint", self.rep_in, self.rep_out)
         check_sizes("A kernel", "samples", self.size, self.rep_in)
         if any(n % 2 == 0 for n in self.size):
             raise GridError(
@@ -181,10 +197,12 @@ class KernelConstraint:
 
     def lie(self, xi: Generator, weight: Tensor) -> Tensor:
         """Zero along translations; nothing else continuous acts on a lattice."""
+        check_acts(self.rep_in, xi)
         return lattice_lie(xi, weight)
 
     def move(self, g: Element, weight: Tensor) -> Tensor:
         """ρ_out(g)⁻¹ W_{gj} ρ_in(g)."""
+        check_acts(self.rep_in, g)
         centre = np.array(self.size) // 2
         moved_to = images(g, self.size, points(self.size) - centre) + centre
         source = torch.from_numpy(np.ravel_multi_index(tuple(moved_to.T), self.size))
@@ -226,6 +244,7 @@ class SpectralConstraint:
     half: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_pair("SpectralConstraint", self.rep_in, self.rep_out)
         check_sizes("A multiplier", "frequencies", self.n_modes, self.rep_in)
 
     @property
@@ -240,10 +259,12 @@ class SpectralConstraint:
 
     def lie(self, xi: Generator, weight: Tensor) -> Tensor:
         """Zero along translations; nothing else continuous acts on a lattice."""
+        check_acts(self.rep_in, xi)
         return lattice_lie(xi, weight)
 
     def move(self, g: Element, weight: Tensor) -> Tensor:
         """ρ_out(g)⁻¹ R(gk) ρ_in(g)."""
+        check_acts(self.rep_in, g)
         moved = self._at(images(g, self.n_modes, self._modes()), weight)
         fibres = on_fibres(self.rep_in, self.rep_out, g, moved.flatten(-2))
         return fibres.reshape(weight.shape)

@@ -19,13 +19,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, as_numbers, require_operator
 from fieldsym.errors import BundleError, GridError
-from fieldsym.group import Group
+from fieldsym.group import Group, require_group
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -84,17 +83,26 @@ class HeldField(nn.Module):
         group: Group | None = None,
     ) -> None:
         super().__init__()
+        require_operator(operator, "HeldField")
+        if group is not None:
+            require_group(group, "HeldField")
         self.operator = operator
         self.whole = _of(operator, "in_bundle", in_bundle)
         self.order = self.whole.names
         self.out_bundle = _of(operator, "out_bundle", out_bundle)
+        if not isinstance(fields, Mapping):
+            raise BundleError(
+                f"HeldField takes the held fields by name, such as {{'g': [0.0, -9.8]}}; got "
+                f"{fields!r}."
+            )
         _check_names(self.whole, tuple(fields))
         self.in_bundle = _blocks(self.whole, [n for n in self.whole.names if n not in fields])
         self.held = tuple(fields)
         self.own = {name: (s.start, s.stop - s.start) for name, s in self.in_bundle.slices.items()}
         self.group = getattr(operator, "group", None) if group is None else group
         for name, field in fields.items():
-            block, value = _blocks(self.whole, [name]), _value(field)
+            block = _blocks(self.whole, [name])
+            value = as_numbers(field, f"The held field {name!r}")
             _check_value(value, name, block)
             self.register_buffer(f"held_{name}", value.clone())
             if self.group is not None:
@@ -147,11 +155,6 @@ def _check_names(bundle: Bundle, held: tuple[str, ...]) -> None:
             f"HeldField holds some of the blocks {bundle.names} and leaves some; got "
             f"{', '.join(held) or 'none'}."
         )
-
-
-def _value(field: Tensor | Sequence[float]) -> Tensor:
-    value = field if isinstance(field, Tensor) else torch.from_numpy(np.asarray(field))
-    return value.detach() if value.is_floating_point() else value.double()
 
 
 def _check_value(value: Tensor, name: str, block: Bundle) -> None:

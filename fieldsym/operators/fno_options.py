@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Group
 from fieldsym.manifold import Manifold
@@ -15,6 +15,8 @@ NORMS = ("instance_norm", "group_norm", None)
 
 def check_bases(in_bundle: Bundle, out_bundle: Bundle) -> Manifold:
     """The base of both bundles."""
+    require_bundle(in_bundle, "FNO")
+    require_bundle(out_bundle, "FNO")
     if in_bundle.base != out_bundle.base:
         raise BundleError(
             f"FNO maps between bundles on one base; got {in_bundle.base} and {out_bundle.base}."

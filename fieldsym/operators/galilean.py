@@ -12,12 +12,13 @@ True
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle, require_operator
 from fieldsym.errors import BundleError, DataError
 from fieldsym.operators.shift import check_periodic, shift
 
@@ -34,8 +35,10 @@ class GalileanFrame(nn.Module):
         N(u) = M(u − ū) − ū·∇u                      (``interval=None``: M gives a tendency ∂u/∂t).
 
     Only the velocity takes part in u − ū and + ū; all other fields are shifted alone. Along axes
-    that are not periodic nothing is boosted or shifted. The Nyquist modes of an even grid stay
-    where they are: moving them by a fraction of a cell is no group action.
+    that are not periodic nothing is boosted or shifted. What is shifted (the output, and states
+    before the latest) loses its Nyquist modes, which an even periodic axis has: moving them by a
+    fraction of a cell is no group action. So boosts are exact on even and odd grids and for any
+    input. Where nothing is shifted (``interval=0``, ``None``) the modes stay.
 
     Parameters
     ----------
@@ -80,6 +83,10 @@ class GalileanFrame(nn.Module):
         out_bundle: Bundle | None = None,
     ) -> None:
         super().__init__()
+        require_operator(operator, "GalileanFrame")
+        require_bundle(bundle, "GalileanFrame")
+        if out_bundle is not None:
+            require_bundle(out_bundle, "GalileanFrame")
         check_periodic(bundle.base, "A mean-velocity frame")
         self.operator = operator
         self.bundle, self.velocity = bundle, velocity
@@ -119,7 +126,7 @@ class GalileanFrame(nn.Module):
         if self.interval is None:
             return value - self._advection(u, mean)
         if self.interval:
-            value = shift(value, mean * self.interval, self.bundle.base)
+            value = shift(value, mean * self.interval, self.bundle.base, nyquist=0.0)
         return value + _constant(self.get_buffer("boost_out"), mean, value)
 
     def _at_rest(self, u: Tensor, mean: Tensor) -> Tensor:
@@ -128,7 +135,9 @@ class GalileanFrame(nn.Module):
         states = []
         for time, part in zip(self.history, parts.unbind(axis), strict=True):
             part = part - _constant(self.get_buffer("boost_in"), mean, part)
-            states.append(shift(part, -time * mean, self.bundle.base) if time else part)
+            if time:
+                part = shift(part, -time * mean, self.bundle.base, nyquist=0.0)
+            states.append(part)
         return torch.cat(states, axis)
 
     def _advection(self, u: Tensor, mean: Tensor) -> Tensor:
@@ -187,10 +196,13 @@ def _steps(bundle: Bundle, times: int) -> Bundle:
 
 
 def _times(interval: float | None, history: Sequence[float]) -> tuple[float, ...]:
-    times = tuple(float(time) for time in history)
-    if not times or times[0] != 0 or not all(math.isfinite(t) for t in (*times, interval or 0.0)):
+    given = list(history) if isinstance(history, Iterable) else []
+    times = [0.0 if interval is None else interval, *given]
+    numbers = all(isinstance(t, Real) and math.isfinite(t) for t in times)
+    if not given or not numbers or given[0] != 0:
         raise DataError(
             "A frame needs a finite interval, and the times of its input states relative to the "
-            f"latest, which comes first: (0, -dt, …); got interval={interval}, history={times}."
+            f"latest, which comes first: (0, -dt, …); got interval={interval!r}, history="
+            f"{history!r}."
         )
-    return times
+    return tuple(float(time) for time in given)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.errors import GridError, GroupError
-from fieldsym.group import Element, Generator
+from fieldsym.errors import GridError, GroupError, RepresentationError
+from fieldsym.group import Element, Generator, Group
 from fieldsym.representation import Representation
 
 Array = np.ndarray
@@ -76,4 +76,27 @@ def check_sizes(what: str, of: str, sizes: tuple[int, ...], rep: Representation)
         raise GridError(
             f"{what} of fields on a {rep.dim}-D base needs {rep.dim} positive numbers of {of}, one "
             f"per axis; got {tuple(sizes)}."
+        )
+
+
+def check_pair(who: str, rep_in: object, rep_out: object) -> None:
+    """Raise ``RepresentationError`` unless both are representations on bases of one dimension."""
+    for rep in (rep_in, rep_out):
+        if not isinstance(rep, Representation):
+            raise RepresentationError(
+                f"{who} needs a Representation, such as Representation('scalar p + vector u', 2) "
+                f"or bundle.representation; got {rep!r}."
+            )
+        if rep.dim != rep_in.dim:  # type: ignore[attr-defined]
+            raise RepresentationError(
+                f"{who} maps between fields on one base; got '{rep_in}' in "
+                f"{rep_in.dim}-D and '{rep_out}' in {rep.dim}-D."  # type: ignore[attr-defined]
+            )
+
+
+def check_acts(rep: Representation, on: Group | Element | Generator) -> None:
+    """Raise ``RepresentationError`` unless a map of the base is one of that of the fields."""
+    if on.dim != rep.dim:
+        raise RepresentationError(
+            f"{rep} is a representation on a {rep.dim}-D base; {on.name} acts in {on.dim}-D."
         )

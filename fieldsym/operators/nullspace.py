@@ -17,6 +17,7 @@ To add a layer: write a class with ``shape``, ``lie`` and ``move`` (:class:`Cons
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, Protocol, get_args
 
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from fieldsym.errors import GroupError, RepresentationError
-from fieldsym.group import Element, Generator, Group
+from fieldsym.group import Element, Generator, Group, require_group
+from fieldsym.operators.nullspace_checks import check_maps
 from fieldsym.operators.nullspace_solvers import (
     CHUNK,
     CLEAR,
@@ -80,7 +82,9 @@ def null_basis(constraint: Constraint, group: Group, *, method: Method | None = 
     Raises
     ------
     GroupError            if the group does not act on the layer, if the singular values have no
-                          clear gap (they are listed), or if ``method="closed"`` knows no formula.
+                          clear gap (they are listed), if ``method="closed"`` knows no formula, or
+                          if ``lie``, ``move`` or ``fixed`` is not finite or not linear, or ``move``
+                          no group action.
     RepresentationError   if ``move`` or ``fixed`` changes the shape of the weight.
 
     Examples
@@ -99,7 +103,10 @@ def null_basis(constraint: Constraint, group: Group, *, method: Method | None = 
     """
     if method not in (None, *get_args(Method)):
         raise GroupError(f"method is one of {', '.join(get_args(Method))} or None; got {method!r}.")
-    conditions = _conditions(constraint, group)
+    require_group(group, "null_basis")
+    imposed = _generating(group)
+    check_maps(constraint, group.generators, imposed)
+    conditions = _conditions(constraint, group, imposed)
     basis = None
     if method in (None, "closed"):
         basis = _closed_form(constraint, group, conditions)
@@ -138,9 +145,9 @@ def project(weight: Tensor, basis: Tensor) -> Tensor:
     return (flat @ rows.mT @ rows).to(weight.dtype).reshape(weight.shape)
 
 
-def _conditions(constraint: Constraint, group: Group) -> Conditions:
+def _conditions(constraint: Constraint, group: Group, imposed: Sequence[Element]) -> Conditions:
     derivatives = tuple(partial(constraint.lie, _unit(xi)) for xi in group.generators)
-    moves = [partial(constraint.move, g) for g in _generating(group)]
+    moves = [partial(constraint.move, g) for g in imposed]
     fixed = getattr(constraint, "fixed", None)
     return Conditions(
         tuple(constraint.shape), derivatives, tuple(moves if fixed is None else [*moves, fixed])

@@ -62,14 +62,15 @@ class Conditions:
         """
         weight = rows.reshape(-1, *self.shape)
         parts = [derivative(weight).flatten(1) for derivative in self.derivatives]
-        parts += [(_kept_shape(move, weight) - weight).flatten(1) for move in self.moves]
+        parts += [(kept_shape(move, weight) - weight).flatten(1) for move in self.moves]
         residual = torch.cat(parts, 1).double() if parts else rows.new_zeros(len(rows), 0)
         if not residual.isfinite().all():
             raise GroupError("lie or move of the constraint gives numbers that are not finite.")
         return residual
 
 
-def _kept_shape(move: Map, weight: Tensor) -> Tensor:
+def kept_shape(move: Map, weight: Tensor) -> Tensor:
+    """The image of a weight under a map that must not change its shape."""
     moved = move(weight)
     if moved.shape != weight.shape:
         raise RepresentationError(
@@ -128,9 +129,7 @@ def _copied_from(move: Map, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | N
     What is found on one random weight must hold on a second one.
     """
     first, second = (_distinct_entries(math.prod(shape), seed) for seed in (0, 1))
-    image, again = (
-        _kept_shape(move, w.view(1, *shape)).double().flatten() for w in (first, second)
-    )
+    image, again = (kept_shape(move, w.view(1, *shape)).double().flatten() for w in (first, second))
     ordered, order = first.sort()
     nearest = torch.searchsorted((ordered[1:] + ordered[:-1]) / 2, image.abs())
     source, sign = order[nearest], image.sign()

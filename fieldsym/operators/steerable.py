@@ -10,16 +10,18 @@ by any angle as far as field and kernel do not reach around the box.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.errors import GridError
+from fieldsym.errors import BundleError, GridError, RepresentationError
 from fieldsym.group import Group
 from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.harmonics import full_rotations
+from fieldsym.operators.lattice import check_pair
 from fieldsym.operators.modes import check_modes, half_set
 from fieldsym.operators.radial import EDGE, Radial
 from fieldsym.operators.symbol import Symbol
@@ -30,7 +32,7 @@ Array = np.ndarray
 
 
 def inscribed_disc(
-    n_modes: Sequence[int], lengths: Sequence[float]
+    n_modes: int | Sequence[int], lengths: Sequence[float]
 ) -> tuple[float, tuple[int, ...]]:
     """Cutoff of the largest disc |k| ≤ K inside the kept modes, and the modes that it needs.
 
@@ -48,7 +50,7 @@ def inscribed_disc(
     >>> round(cutoff / torch.pi, 12), modes
     (6.0, (7, 13))
     """
-    checked = check_modes(n_modes, len(lengths))
+    checked = check_modes(per_axis(n_modes, len(lengths)), len(lengths))
     if min(checked) < 3:
         raise GridError(
             "A steerable convolution needs at least 3 modes per axis, a disc that is more than "
@@ -67,7 +69,8 @@ class SteerableConv(Tabulated):
     rep_in, rep_out : Representation of the fibres, without ``regular`` blocks
     group : so(d), o(d), se(d) or e(d), d = 2 or 3
     lengths : periods of the torus, in units of length
-    n_modes : odd numbers of kept frequencies per axis; the symbol lives on the largest disc inside
+    n_modes : odd numbers of kept frequencies, one per axis or one for all; the symbol lives on the
+        largest disc inside
     radial : "zernike" (analytic symbols, local kernels) or "bspline" (symbols of degree 0 too)
     degree : richness of the radial functions, see :class:`fieldsym.operators.radial.Radial`
     taper : whether the symbol falls off smoothly towards the edge of the disc; default for zernike
@@ -75,9 +78,11 @@ class SteerableConv(Tabulated):
     Raises
     ------
     GroupError            if the group is finite or not all of SO(d) or O(d), or d = 1.
-    GridError             if a number of modes is even or too small, the degree is below the angular
-                          orders between the fields, or the grid it meets has too few points.
-    RepresentationError   if a block has no continuous rotations.
+    BundleError           if what it is called on is no field of ``rep_in`` in its dtype.
+    GridError             if a length is not positive, a number of modes is even or too small, the
+                          degree is below the angular orders between the fields, or the grid it
+                          meets has too few points.
+    RepresentationError   if a block has no continuous rotations, or lives in another dimension.
 
     Examples
     --------
@@ -99,15 +104,21 @@ class SteerableConv(Tabulated):
         rep_out: Representation,
         group: Group,
         lengths: Sequence[float],
-        n_modes: Sequence[int],
+        n_modes: int | Sequence[int],
         radial: str = "zernike",
         degree: int = 8,
         taper: bool | None = None,
     ) -> None:
         super().__init__()
+        check_pair("SteerableConv", rep_in, rep_out)
         self.rep_in, self.rep_out, self.group = rep_in, rep_out, group
-        self.lengths = tuple(float(length) for length in lengths)
+        self.lengths = _check_lengths(lengths)
         reflections = full_rotations(group, len(self.lengths))
+        if rep_in.dim != group.dim:
+            raise RepresentationError(
+                f"SteerableConv on {group.dim} lengths needs fields on a {group.dim}-D base; got "
+                f"'{rep_in}' on a {rep_in.dim}-D one."
+            )
         self.cutoff, self.n_modes = inscribed_disc(n_modes, self.lengths)
         family = Radial(radial, degree, group.dim, taper)
         self.symbol = Symbol(rep_in, rep_out, reflections, family)
@@ -179,8 +190,21 @@ class SteerableConv(Tabulated):
             self.store(name, table * partners[:, None] if name.startswith("radial") else table)
         self._names = (*tables, "zero")
 
+    def _check(self, u: Tensor) -> None:
+        dim, like = len(self.lengths), self.get_buffer("zero")
+        channels = self.rep_in.channels
+        fits = isinstance(u, Tensor) and u.ndim == dim + 2 and u.shape[1] == channels
+        if not fits or u.dtype != like.dtype:
+            got = f"{tuple(u.shape)}, {u.dtype}" if isinstance(u, Tensor) else type(u).__name__
+            raise BundleError(
+                f"SteerableConv expects fields '{self.rep_in}': shape (batch, {channels}, *grid) "
+                f"with {dim} grid axes, in the {like.dtype} of its parameters; got {got}. Convert "
+                f"fields with .to({like.dtype}), or the layer."
+            )
+
     def forward(self, u: Tensor, fourier: TruncatedFourier | None = None) -> Tensor:
         """Apply to (batch, channel, *grid)."""
+        self._check(u)
         fourier = fourier or TruncatedFourier(u.shape[2:], self.n_modes, u)
         z = fourier.forward(u).flatten(0, len(self.n_modes) - 1)
         z = z.index_select(0, self.get_buffer("rows"))
@@ -194,6 +218,26 @@ class SteerableConv(Tabulated):
         y = torch.where(self.get_buffer("odd_out"), _times_i(y), y)
         y = torch.cat([y, y.new_zeros(1, *y.shape[1:])]).index_select(0, self.get_buffer("order"))
         return fourier.inverse(y.view(*self._shape(), *y.shape[1:]))
+
+
+def per_axis(n_modes: int | Sequence[int], dim: int) -> tuple[int, ...]:
+    """One number of modes per axis, from one for all or one each."""
+    modes = n_modes if isinstance(n_modes, Sequence) else (n_modes,) * dim
+    if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in modes):
+        raise GridError(
+            f"n_modes is an odd whole number, or one for each of the {dim} axes; got {n_modes!r}."
+        )
+    return tuple(int(n) for n in modes)
+
+
+def _check_lengths(lengths: Sequence[float]) -> tuple[float, ...]:
+    given = list(lengths) if isinstance(lengths, Iterable) else []
+    if not all(isinstance(n, Real) and 0 < n < math.inf for n in given) or not given:
+        raise GridError(
+            "lengths are the periods of the torus, positive and finite, one per axis, such as "
+            f"(1.0, 1.5); got {lengths!r}."
+        )
+    return tuple(float(length) for length in given)
 
 
 def _times_i(z: Tensor) -> Tensor:

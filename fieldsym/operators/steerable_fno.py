@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle
 from fieldsym.errors import BundleError, GroupError, RepresentationError
 from fieldsym.group import AXES, Group
 from fieldsym.manifold import Manifold
@@ -24,7 +24,7 @@ from fieldsym.operators.harmonics import full_rotations
 from fieldsym.operators.irreps import FibreNorm, Gate, SchurMap, hidden_types
 from fieldsym.operators.modes import check_modes
 from fieldsym.operators.products import VectorProduct
-from fieldsym.operators.steerable import SteerableConv, inscribed_disc
+from fieldsym.operators.steerable import SteerableConv, inscribed_disc, per_axis
 from fieldsym.representation import Representation
 
 NORMS = ("instance_norm", None)
@@ -102,8 +102,8 @@ class SteerableFNO(nn.Module):
     ) -> None:
         super().__init__()
         base = _check_bases(in_bundle, out_bundle)
-        if n_layers < 1:
-            raise BundleError(f"SteerableFNO needs n_layers ≥ 1; got {n_layers}.")
+        if not isinstance(n_layers, int) or n_layers < 1:
+            raise BundleError(f"SteerableFNO needs a whole number n_layers ≥ 1; got {n_layers!r}.")
         if norm not in NORMS:
             raise GroupError(
                 f"norm is one of {NORMS}; got {norm!r}. Norms with one scale per channel would "
@@ -112,8 +112,7 @@ class SteerableFNO(nn.Module):
         full_rotations(group, base.dim)
         self.group = group
         self.in_bundle, self.out_bundle = in_bundle, out_bundle
-        modes = (n_modes,) * base.dim if isinstance(n_modes, int) else n_modes
-        self.n_modes = check_modes(modes, base.dim)
+        self.n_modes = check_modes(per_axis(n_modes, base.dim), base.dim)
         self._kept = inscribed_disc(self.n_modes, base.lengths)[1]
         self.hidden = _hidden(hidden, hidden_channels, group)
 
@@ -225,6 +224,8 @@ class GatedMLP(nn.Module):
 
 
 def _check_bases(in_bundle: Bundle, out_bundle: Bundle) -> Manifold:
+    require_bundle(in_bundle, "SteerableFNO")
+    require_bundle(out_bundle, "SteerableFNO")
     base = in_bundle.base
     if base != out_bundle.base:
         raise BundleError(
@@ -245,6 +246,11 @@ def _hidden(
     if hidden is None:
         return hidden_types(hidden_channels, group)
     rep = Representation(hidden, group.dim) if isinstance(hidden, str) else hidden
+    if not isinstance(rep, Representation) or rep.dim != group.dim:
+        raise RepresentationError(
+            f"hidden is text such as '8 scalar + 4 vector', or a Representation on a {group.dim}-D "
+            f"base; got {rep!r}."
+        )
     if not any(block.kind == "scalar" for block in rep.blocks):
         raise RepresentationError(
             f"hidden needs at least one scalar, the only type a function can act on; got '{rep}'."

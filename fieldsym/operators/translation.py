@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle, require_operator
 from fieldsym.errors import BundleError, DataError
 from fieldsym.operators.shift import check_periodic, shift
 
@@ -79,6 +79,9 @@ class TranslationFrame(nn.Module):
         tolerance: float | None = 1e-3,
     ) -> None:
         super().__init__()
+        require_operator(operator, "TranslationFrame")
+        require_bundle(in_bundle, "TranslationFrame")
+        require_bundle(out_bundle, "TranslationFrame")
         if in_bundle.base != out_bundle.base:
             raise BundleError(
                 f"A translation frame needs one base; got {in_bundle.base} and {out_bundle.base}."
