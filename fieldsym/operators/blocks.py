@@ -23,7 +23,7 @@ from torch import Tensor
 RowMap = Callable[[Tensor, Tensor | None], Tensor]
 
 BLOCK_BYTES = {"cpu": 2**19}  # for every thread: what its cache holds beside weights
-LINEAR_BLOCKS = 8  # times as much where a map reads and writes once
+LINEAR_BLOCKS = 2  # times as much where a map reads and writes once
 HUGE_BYTES = 2**22  # results from this size on ask for huge pages
 MADV_HUGEPAGE = 14  # of Linux
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**31}

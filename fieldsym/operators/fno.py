@@ -23,7 +23,7 @@ from torch.nn import functional
 from fieldsym.bundle import Bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Group, trivial
-from fieldsym.operators.blocks import block_rows, chunk_samples, join, split
+from fieldsym.operators.blocks import block_rows, chunk_samples, is_transformed, join, split
 from fieldsym.operators.fno_options import (
     check_bases,
     check_group,
@@ -35,7 +35,7 @@ from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.layers import Activation, Layer, TypedMLP, drops_constants, mix_rows
 from fieldsym.operators.modes import check_modes
 from fieldsym.operators.pointwise import VALUES, Pointwise
-from fieldsym.operators.tangents import Tangents, Values
+from fieldsym.operators.tangents import InPlace, Tangents, Values
 from fieldsym.representation import Representation
 
 PADDING = 0.125  # of the samples, added on both sides of a non-periodic axis
@@ -181,7 +181,9 @@ class FNO(nn.Module):
         self._check(u, "FNO")
         dim = self.in_bundle.base.dim
         x, pads = self._open(u.reshape(-1, *u.shape[-dim - 1 :]), 1.0)
-        y = self._run(x.movedim(1, -1).contiguous().unsqueeze(-3), VALUES)
+        quiet = not (torch.is_grad_enabled() or is_transformed(x))
+        calculus = InPlace() if quiet else VALUES
+        y = self._run(x.movedim(1, -1).contiguous().unsqueeze(-3), calculus)
         y = self._close(y.squeeze(-3).movedim(-1, 1), pads)
         return y.reshape(*u.shape[: -dim - 1], *y.shape[1:])
 

@@ -72,10 +72,10 @@ class SoftGate(nn.Module):
         """The scale of every channel."""
         return (self.scale.repeat_interleave(self.images),)
 
-    def points(self, x: Tensor, tensors: Shared, calculus: Values = VALUES) -> Tensor:
-        """Apply to (..., channel)."""
+    def added(self, y: Tensor, x: Tensor, tensors: Shared, calculus: Values) -> Tensor:
+        """y + gate x, (..., channel)."""
         (scale,) = tensors
-        return x if scale is None else x * scale
+        return y if scale is None else calculus.add_scaled(y, x, scale)
 
 
 class Identity(nn.Module):
@@ -87,9 +87,9 @@ class Identity(nn.Module):
         """Nothing."""
         return ()
 
-    def points(self, x: Tensor, tensors: Shared, calculus: Values = VALUES) -> Tensor:
-        """The features themselves."""
-        return x
+    def added(self, y: Tensor, x: Tensor, tensors: Shared, calculus: Values) -> Tensor:
+        """y + x, (..., channel)."""
+        return y + x
 
 
 class RegularNorm(nn.Module):
@@ -172,13 +172,13 @@ class Layer(nn.Module):
         used = 0
         if self.skip is not None:
             used = self.skip.n_tensors
-            x = x + self.skip.points(start, tensors[:used], calculus)
+            x = self.skip.added(x, start, tensors[:used], calculus)
         x = x if self.last else calculus.apply(self.non_linearity, x)
         if self.mlp is None:
             return x
         x = self.mlp.points(x, tensors[used : used + 4], calculus)
         if self.mlp_skip is not None:
-            x = x + self.mlp_skip.points(start, tensors[used + 4 :], calculus)
+            x = self.mlp_skip.added(x, start, tensors[used + 4 :], calculus)
         x = x if self.mlp_norm is None else self.mlp_norm(x)
         return x if self.last else calculus.apply(self.non_linearity, x)
 

@@ -204,6 +204,13 @@ class Pointwise(nn.Module):
         matrix, bias = tensors
         return calculus.linear(x, matrix, bias)  # type: ignore[arg-type]
 
+    def added(
+        self, y: Tensor, x: Tensor, tensors: Sequence[Tensor | None], calculus: Values
+    ) -> Tensor:
+        """y + the map of x, (..., channel)."""
+        matrix, bias = tensors
+        return calculus.add_linear(y, x, matrix, bias)  # type: ignore[arg-type]
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""
         weight, bias = self.tensors()

@@ -27,6 +27,39 @@ class Values:
         """A function of one number."""
         return f(x)
 
+    def add_linear(self, y: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """y + matrix x + bias."""
+        return y + self.linear(x, matrix, bias)
+
+    def add_scaled(self, y: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+        """y + scale x, channel by channel."""
+        return y + x * scale
+
+
+class InPlace(Values):
+    """Values that nothing is recorded of: results take the place of what they are made from.
+
+    Examples
+    --------
+    >>> import torch
+    >>> y, x = torch.ones(1, 1, 2, 3), torch.ones(1, 1, 2, 3)
+    >>> InPlace().add_linear(y, x, torch.eye(3), torch.ones(3)) is y, y.sum()
+    (True, tensor(18.))
+    """
+
+    def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """A function of one number, of fresh values."""
+        return torch.ops.aten.gelu_(x) if f is functional.gelu else f(x)
+
+    def add_linear(self, y: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """y + matrix x + bias, in y."""
+        y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), matrix.mT)
+        return y if bias is None else y.add_(bias)
+
+    def add_scaled(self, y: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+        """y + scale x, in y."""
+        return y.addcmul_(x, scale)
+
 
 class Tangents(Values):
     """Values with tangents: a bias moves no tangent, and f acts on them by its slope.
