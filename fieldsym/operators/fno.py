@@ -35,7 +35,7 @@ from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.layers import Activation, Layer, TypedMLP, drops_constants, mix_rows
 from fieldsym.operators.modes import check_modes
 from fieldsym.operators.pointwise import VALUES, Pointwise
-from fieldsym.operators.tangents import InPlace, Tangents, Values
+from fieldsym.operators.tangents import InPlace, InPlaceTangents, Tangents, Values
 from fieldsym.representation import Representation
 
 PADDING = 0.125  # of the samples, added on both sides of a non-periodic axis
@@ -224,7 +224,9 @@ class FNO(nn.Module):
         x, pads = self._open(u, 1.0)
         moved, _ = self._open(tangents.flatten(0, 1), 0.0)
         stack = torch.cat([x[None], moved.view(len(tangents), *x.shape)])
-        y = self._run(stack.movedim(2, -1).movedim(0, -3).contiguous(), Tangents())
+        quiet = not (torch.is_grad_enabled() or is_transformed(x))
+        calculus = InPlaceTangents() if quiet else Tangents()
+        y = self._run(stack.movedim(2, -1).movedim(0, -3).contiguous(), calculus)
         y = self._close(y.movedim(-3, 0).flatten(0, 1).movedim(-1, 1), pads)
         y = y.view(-1, len(u), *y.shape[1:])
         return y[0], y[1:]

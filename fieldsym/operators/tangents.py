@@ -84,6 +84,37 @@ class Tangents(Values):
         return torch.cat([value, slope * x[:, 1:]], 1)
 
 
+class InPlaceTangents(Tangents):
+    """Values with tangents that nothing is recorded of."""
+
+    def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """The affine map of the value, its linear part on tangents."""
+        return _bias_on_value(_linear(x, matrix, None), bias)
+
+    def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """f of the value, slope times tangent, in x."""
+        value = x[:, :1]
+        moved, slope = torch.func.jvp(f, (value,), (torch.ones_like(value),))[:2]
+        x[:, 1:].mul_(slope)
+        value.copy_(moved)
+        return x
+
+    def add_linear(self, y: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """y + matrix x + bias, in y."""
+        y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), matrix.mT)
+        return _bias_on_value(y, bias)
+
+    def add_scaled(self, y: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+        """y + scale x, in y."""
+        return y.addcmul_(x, scale)
+
+
+def _bias_on_value(y: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        y[:, 0].add_(bias)
+    return y
+
+
 def _linear(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     if matrix.shape[1] >= FEW:
         return functional.linear(x, matrix, bias)
