@@ -255,8 +255,9 @@ class FNO(nn.Module):
         blocks = [self.lifting.points(b, tensors, calculus) for b in split(rows, size)]
         for layer in self._layers():
             half = join([fourier.analyse(b, last, 2) for b in blocks])
-            mid = mix_rows(layer.convolution, half.view(*shape, *half.shape[2:]), fourier)
-            mids, tensors = split(mid.flatten(0, last), size), layer.tensors()
+            half = half.view(*shape, *half.shape[2:])
+            half = mix_rows(layer.convolution, half, fourier).flatten(0, last)
+            mids, tensors = split(half, size), layer.tensors()
             if not layer.is_pointwise:
                 field = join([fourier.synthesise(m, last, 2) for m in mids])
                 whole = (*x.shape[:-1], -1)
@@ -267,6 +268,7 @@ class FNO(nn.Module):
             for i, m in enumerate(mids):  # one by one: an old block makes room for the next
                 field = fourier.synthesise(m, last, 2)
                 blocks[i] = layer.points(blocks[i], field, tensors, calculus)
+            del half, mids
         tensors = self.projection.tensors()
         y = join([self.projection.points(b, tensors, calculus) for b in blocks])
         return y.view(*x.shape[:-1], -1)

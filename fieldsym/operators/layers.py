@@ -206,8 +206,10 @@ def mix_rows(convolution: SpectralConv, half: Tensor, fourier: TruncatedFourier)
     others = range(fourier.dim - 1)
     for axis in others:
         half = fourier.analyse(half, axis, axis + 1)
-    g = half.movedim(-2, fourier.dim).movedim(0, -3)  # *2K+1, batch, stack, channel
-    mixed = convolution.mix(g.flatten(-3, -2), fourier).view(g.shape)
+    half = half.movedim(-2, fourier.dim).movedim(0, -3)  # *2K+1, batch, stack, channel
+    shape, half = half.shape, half.flatten(-3, -2)
+    mixed = convolution.mix(half, fourier).view(shape)
+    del half
     mixed = mixed.movedim(-3, 0).movedim(fourier.dim, -2)
     for axis in others:
         mixed = fourier.synthesise(mixed, axis, axis + 1)

@@ -150,14 +150,16 @@ class SpectralConv(nn.Module):
 
     def mix(self, g: Tensor, fourier: TruncatedFourier) -> Tensor:
         """Multiply real Fourier coefficients, (*2K+1, batch, channel), by the weights."""
-        spectrum = fourier.to_modes(g).flatten(0, len(self.n_modes) - 1)
-        x = spectrum.index_select(0, self.get_buffer("rows"))
-        z = self._gather(x.view(self.images, self.orbits, *x.shape[1:]))
-        y = self._scatter(self._multiply(z)).flatten(0, 1)
-        mixed = y.index_select(0, self.get_buffer("order"))
+        # one name: every step frees what it was made from, where nothing is recorded
+        x = fourier.to_modes(g).flatten(0, len(self.n_modes) - 1)
+        x = x.index_select(0, self.get_buffer("rows"))
+        x = self._gather(x.view(self.images, self.orbits, *x.shape[1:]))
+        x = self._multiply(x)
+        x = self._scatter(x).flatten(0, 1)
+        x = x.index_select(0, self.get_buffer("order"))
         if self.signs_out is not None:
-            mixed = self._conjugate(mixed, self.signs_out[:, None, None])
-        return fourier.from_modes(mixed.view(*self._shape(), *mixed.shape[1:]))
+            x = self._conjugate(x, self.signs_out[:, None, None])
+        return fourier.from_modes(x.view(*self._shape(), *x.shape[1:]))
 
     def _multiply(self, z: Tensor) -> Tensor:
         """The weights of every orbit, and a row of zeros; (orbits, images, 2, batch, channel)."""
