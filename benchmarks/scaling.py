@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--grids", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     options.add_argument("--points", type=int, default=2**20, help="grid points of a batch")
-    options.add_argument("--width", type=int, default=64, help="a multiple of 8")
+    options.add_argument("--width", type=int, default=32, help="a multiple of 8")
     options.add_argument("--n-modes", type=int, default=17)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
