@@ -36,7 +36,7 @@ from fieldsym.errors import DataError
 from fieldsym.group import Group, named
 from fieldsym.operators.fno import FNO
 
-FORMAT = 1
+FORMAT = 2  # 2: spectral weights as matrices, one gather for the tied ones
 
 
 class Surrogate(nn.Module):
@@ -284,7 +284,8 @@ def read_checkpoint(path: str | Path) -> dict:
         )
     if content["format"] != FORMAT:
         raise DataError(
-            f"{path} has format {content['format']}; this version reads format {FORMAT}."
+            f"{path} has format {content['format']}; this version reads format {FORMAT}. "
+            "Train again, or use the version that wrote it."
         )
     return content
 

@@ -83,7 +83,7 @@ def test_a_checkpoint_is_tensors_and_one_text(tmp_path):
     model.save(tmp_path / "model.pt", curve=[{"valid": 0.5}])
     content = torch.load(tmp_path / "model.pt", weights_only=True)
     assert set(content) == {"format", "config", "state_dict", "curve"}
-    assert content["format"] == 1
+    assert content["format"] == 2
     assert all(type(v) is torch.Tensor for v in content["state_dict"].values())
     config = json.loads(content["config"])
     assert config["types"] == TYPES
@@ -145,7 +145,7 @@ class Unsafe:
     """What ``weights_only=True`` refuses to make."""
 
 
-@pytest.mark.parametrize("content", [Unsafe(), {"format": 1, "config": Unsafe()}])
+@pytest.mark.parametrize("content", [Unsafe(), {"format": 2, "config": Unsafe()}])
 def test_a_pickle_of_objects_is_not_executed(content, tmp_path):
     torch.save(content, tmp_path / "objects.pt")
     with pytest.raises(DataError, match="is not a complete checkpoint"):
@@ -177,8 +177,8 @@ def altered(tmp_path: Path, **changes: object) -> Path:
 
 
 def test_a_checkpoint_of_another_format(tmp_path):
-    path = altered(tmp_path, format=2)
-    with pytest.raises(DataError, match="has format 2; this version reads format 1"):
+    path = altered(tmp_path, format=1)
+    with pytest.raises(DataError, match="has format 1; this version reads format 2"):
         Surrogate.load(path)
 
 
