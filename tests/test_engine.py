@@ -110,6 +110,22 @@ def test_a_wrong_transpose_is_seen(tiny_blocks):
         assert torch.allclose(leaf.grad, 2 * x @ w @ w.mT, atol=1e-5) == right
 
 
+def test_huge_pages_change_no_value(monkeypatch):
+    """A result that is large enough to ask for them, over several blocks."""
+    monkeypatch.setattr(blocks, "HUGE_BYTES", 2**16)
+    monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 2**12)
+    asked, real = [], blocks._madvise()
+    if real is None:
+        pytest.skip("no such system call here")
+    monkeypatch.setattr(blocks, "_madvise", lambda: lambda *a: asked.append((a, real(*a))))
+    w, x = torch.randn(96, 160), torch.randn(200, 96)
+    maps = [lambda x, out, m=m: torch.matmul(x, m, out=out) for m in (w, w.mT)]
+    assert torch.allclose(linear_by_blocks(*maps, x, points=160), x @ w, atol=1e-5)
+    (((start, length, _), _),) = asked
+    assert start % 4096 == length % 4096 == 0
+    assert 0 < length <= 200 * 160 * 4
+
+
 # Push-forward -------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ BLOCK_BYTES = {"cpu": 2**19}  # for every thread: what its cache holds beside we
 LINEAR_BLOCKS = 2  # times as much where a map reads and writes once
 HUGE_BYTES = 2**22  # results from this size on ask for huge pages
 MADV_HUGEPAGE = 14  # of Linux
-CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**31}
+CHUNK_BYTES = {"cpu": 2**26}  # elsewhere 2**31
 
 
 def block_rows(x: Tensor, channels: int = 1) -> int | None:
@@ -56,7 +56,7 @@ def join(pieces: list[Tensor]) -> Tensor:
 
 def chunk_samples(x: Tensor, channels: int) -> int | None:
     """Samples to work on at a time: few where nothing is recorded, so that memory stays small."""
-    if torch.is_grad_enabled() or is_transformed(x):
+    if not is_unrecorded(x):
         return None
     bytes_per_sample = max(1, x[:1].numel() * channels * x.element_size())
     return max(1, CHUNK_BYTES.get(x.device.type, 2**31) // bytes_per_sample)
@@ -70,6 +70,11 @@ def is_transformed(x: Tensor) -> bool:
         or torch.autograd.forward_ad._current_level >= 0
         or torch.is_autocast_enabled(x.device.type)
     )
+
+
+def is_unrecorded(x: Tensor) -> bool:
+    """Whether results may take the place of what they are made from."""
+    return not (torch.is_grad_enabled() or is_transformed(x))
 
 
 def linear_by_blocks(there: RowMap, back: RowMap, x: Tensor, *, points: int) -> Tensor:

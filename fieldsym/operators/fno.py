@@ -23,7 +23,7 @@ from torch.nn import functional
 from fieldsym.bundle import Bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Group, trivial
-from fieldsym.operators.blocks import block_rows, chunk_samples, is_transformed, join, split
+from fieldsym.operators.blocks import block_rows, chunk_samples, is_unrecorded, join, split
 from fieldsym.operators.fno_options import (
     check_bases,
     check_group,
@@ -34,8 +34,8 @@ from fieldsym.operators.fno_options import (
 from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.layers import Activation, Layer, TypedMLP, drops_constants, mix_rows
 from fieldsym.operators.modes import check_modes
-from fieldsym.operators.pointwise import VALUES, Pointwise
-from fieldsym.operators.tangents import InPlace, InPlaceTangents, Tangents, Values
+from fieldsym.operators.pointwise import Pointwise
+from fieldsym.operators.tangents import VALUES, InPlace, InPlaceTangents, Tangents, Values
 from fieldsym.representation import Representation
 
 PADDING = 0.125  # of the samples, added on both sides of a non-periodic axis
@@ -181,8 +181,7 @@ class FNO(nn.Module):
         self._check(u, "FNO")
         dim = self.in_bundle.base.dim
         x, pads = self._open(u.reshape(-1, *u.shape[-dim - 1 :]), 1.0)
-        quiet = not (torch.is_grad_enabled() or is_transformed(x))
-        calculus = InPlace() if quiet else VALUES
+        calculus = InPlace() if is_unrecorded(x) else VALUES
         y = self._run(x.movedim(1, -1).contiguous().unsqueeze(-3), calculus)
         y = self._close(y.squeeze(-3).movedim(-1, 1), pads)
         return y.reshape(*u.shape[: -dim - 1], *y.shape[1:])
@@ -224,8 +223,7 @@ class FNO(nn.Module):
         x, pads = self._open(u, 1.0)
         moved, _ = self._open(tangents.flatten(0, 1), 0.0)
         stack = torch.cat([x[None], moved.view(len(tangents), *x.shape)])
-        quiet = not (torch.is_grad_enabled() or is_transformed(x))
-        calculus = InPlaceTangents() if quiet else Tangents()
+        calculus = InPlaceTangents() if is_unrecorded(x) else Tangents()
         y = self._run(stack.movedim(2, -1).movedim(0, -3).contiguous(), calculus)
         y = self._close(y.movedim(-3, 0).flatten(0, 1).movedim(-1, 1), pads)
         y = y.view(-1, len(u), *y.shape[1:])

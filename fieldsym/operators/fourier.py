@@ -94,7 +94,7 @@ class TruncatedFourier:
         # the second to last axis first: its rows are long
         for axis in (*reversed(range(self.dim - 1)), self.dim - 1):
             u = self.analyse(u, axis, axis + 1)
-        return torch.mul(u, scale, out=out)
+        return u if out is None and scale == 1 else torch.mul(u, scale, out=out)
 
     def _synthesise(self, g: Tensor, out: Tensor | None = None) -> Tensor:
         *others, last = (self.dim - 1, *range(self.dim - 1))

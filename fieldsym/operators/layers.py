@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from fieldsym.group import Group
 from fieldsym.operators.fourier import TruncatedFourier
-from fieldsym.operators.pointwise import VALUES, Pointwise
+from fieldsym.operators.pointwise import Pointwise
 from fieldsym.operators.spectral import SpectralConv
-from fieldsym.operators.tangents import Values
+from fieldsym.operators.tangents import VALUES, Values
 from fieldsym.representation import Representation
 
 Activation = Callable[[Tensor], Tensor]

@@ -17,10 +17,8 @@ from torch.nn import functional
 
 from fieldsym.group import Group
 from fieldsym.operators.intertwiner import Equation, allowed_maps
-from fieldsym.operators.tangents import Values
+from fieldsym.operators.tangents import VALUES, Values
 from fieldsym.representation import Block, Representation
-
-VALUES = Values()
 
 
 def single(table: np.ndarray) -> Tensor:
@@ -68,11 +66,10 @@ class TypedWeight(nn.Module):
         if order is not None:
             places, factors = (t[..., order[0], :][..., order[1]] for t in (places, factors))
         self.terms = len(places)
-        unit = bool((factors == 1).all())
+        self.unit = bool((factors == 1).all())
         # also has the dtype and device of the parameters where the symmetry forbids every map
         self.register_buffer("factors", single(factors), persistent=False)
         self.register_buffer("places", torch.from_numpy(places), persistent=False)
-        self.unit = unit
 
     def forward(self) -> Tensor:
         """The matrices, (stack, parts, rows, columns)."""

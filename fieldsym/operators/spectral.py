@@ -74,6 +74,7 @@ class SpectralConv(nn.Module):
         self.n_modes = check_modes(n_modes, group.dim)
         self.rep_in, self.rep_out = rep_in, rep_out
         self.types = tuple(t for t in mode_orbits(group, self.n_modes) if mean or not t.is_zero)
+        # apart from the types, whose arrays a compiler would trace
         self.sizes = [(len(t.modes), not t.is_zero) for t in self.types]
         form = RealForm(group)
         self.parts = form.parts

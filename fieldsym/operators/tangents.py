@@ -54,7 +54,11 @@ class InPlace(Values):
     def add_linear(self, y: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         """y + matrix x + bias, in y."""
         y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), matrix.mT)
-        return y if bias is None else y.add_(bias)
+        return y if bias is None else self.add_bias(y, bias)
+
+    def add_bias(self, y: Tensor, bias: Tensor) -> Tensor:
+        """y + bias, in y."""
+        return y.add_(bias)
 
     def add_scaled(self, y: Tensor, x: Tensor, scale: Tensor) -> Tensor:
         """y + scale x, in y."""
@@ -84,12 +88,18 @@ class Tangents(Values):
         return torch.cat([value, slope * x[:, 1:]], 1)
 
 
-class InPlaceTangents(Tangents):
+class InPlaceTangents(InPlace):
     """Values with tangents that nothing is recorded of."""
 
     def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         """The affine map of the value, its linear part on tangents."""
-        return _bias_on_value(_linear(x, matrix, None), bias)
+        y = _linear(x, matrix, None)
+        return y if bias is None else self.add_bias(y, bias)
+
+    def add_bias(self, y: Tensor, bias: Tensor) -> Tensor:
+        """y + bias on the value alone, in y."""
+        y[:, 0].add_(bias)
+        return y
 
     def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """f of the value, slope times tangent, in x."""
@@ -99,21 +109,6 @@ class InPlaceTangents(Tangents):
         value.copy_(moved)
         return x
 
-    def add_linear(self, y: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-        """y + matrix x + bias, in y."""
-        y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), matrix.mT)
-        return _bias_on_value(y, bias)
-
-    def add_scaled(self, y: Tensor, x: Tensor, scale: Tensor) -> Tensor:
-        """y + scale x, in y."""
-        return y.addcmul_(x, scale)
-
-
-def _bias_on_value(y: Tensor, bias: Tensor | None) -> Tensor:
-    if bias is not None:
-        y[:, 0].add_(bias)
-    return y
-
 
 def _linear(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     if matrix.shape[1] >= FEW:
@@ -121,3 +116,6 @@ def _linear(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     # the gradient of a matrix with few columns is a slow product unless it is transposed
     y = x @ matrix.mT.contiguous()
     return y if bias is None else y + bias
+
+
+VALUES = Values()
