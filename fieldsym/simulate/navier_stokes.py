@@ -67,6 +67,7 @@ class NavierStokes(nn.Module):
     time : float > 0
     viscosity : float ≥ 0, in squared lengths per unit of time
     forcing : "none", "cos4" or "sin+cos"; the last two need a square torus
+    amplitude : float ≥ 0, a factor of the forcing; 0 is "none"
     dt : float > 0, largest time step; shortened so that whole steps fill ``time``.
         None takes it from the state: dt = 0.25 h / S with the spacing h and
         S = Σ_k |w_k|/|k| + time Σ_k |f_k|/|k|, a bound on the speed that no shift, quarter turn or
@@ -96,6 +97,7 @@ class NavierStokes(nn.Module):
         time: float = 1.0,
         viscosity: float = 1e-4,
         forcing: str = "none",
+        amplitude: float = 1.0,
         dt: float | None = None,
     ) -> None:
         super().__init__()
@@ -103,17 +105,18 @@ class NavierStokes(nn.Module):
         _check_forcing(base, forcing)
         _check_range("time", time, positive=True)
         _check_range("viscosity", viscosity, positive=False)
+        _check_range("amplitude", amplitude, positive=False)
         if dt is not None:
             _check_range("dt", dt, positive=True)
         self.base, self.time, self.viscosity = base, float(time), float(viscosity)
-        self.forcing, self.dt = forcing, dt
+        self.forcing, self.amplitude, self.dt = forcing, float(amplitude), dt
         self.in_bundle = self.out_bundle = Bundle(base, "pseudoscalar w")
 
     def extra_repr(self) -> str:
         """The parameters of the equation."""
         return (
             f"{self.base}, time={self.time:g}, viscosity={self.viscosity:g}, "
-            f"forcing={self.forcing!r}, dt={self.dt}"
+            f"forcing={self.forcing!r}, amplitude={self.amplitude:g}, dt={self.dt}"
         )
 
     def forward(self, w: Tensor) -> Tensor:
@@ -158,7 +161,7 @@ class NavierStokes(nn.Module):
         """The forcing on a grid, (1, X, Y), float64."""
         axes = zip(self.base.axes(grid, device=device), self.base.origin, strict=True)
         x, y = ((x - x0) / length for (x, x0), length in zip(axes, self.base.lengths, strict=True))
-        return FORCINGS[self.forcing](x[:, None], y[None, :])[None]
+        return self.amplitude * FORCINGS[self.forcing](x[:, None], y[None, :])[None]
 
 
 def navier_stokes(
@@ -167,10 +170,13 @@ def navier_stokes(
     *,
     viscosity: float = 1e-4,
     forcing: str = "none",
+    amplitude: float = 1.0,
     dt: float | None = None,
 ) -> NavierStokes:
     """The Navier–Stokes flow over a time, called as ``heat_flow`` is: see ``NavierStokes``."""
-    return NavierStokes(base, time=time, viscosity=viscosity, forcing=forcing, dt=dt)
+    return NavierStokes(
+        base, time=time, viscosity=viscosity, forcing=forcing, amplitude=amplitude, dt=dt
+    )
 
 
 # The integrator -----------------------------------------------------------------------------------
