@@ -12,6 +12,7 @@ from pathlib import Path
 
 NAMES = (
     *("equivariance", "steerable", "enforce", "layer", "speed", "scaling", "push_forward"),
+    *("recovery", "dose", "cloning", "promote_cost", "evaluation", "audit", "merit"),
     *("side_by_side", "accuracy", "real"),
 )
 ON_REQUEST = {"gfno": "needs a checkout of AIRS", "gpu": "needs a CUDA device"}

@@ -1,4 +1,4 @@
-"""fieldsym: enforce and evaluate the symmetries of neural operators on gridded fields.
+"""fieldsym: enforce, promote and evaluate the symmetries of neural operators on gridded fields.
 
 Read in this order: :mod:`fieldsym.group`, :mod:`fieldsym.manifold`, :mod:`fieldsym.representation`,
 :mod:`fieldsym.bundle`, :mod:`fieldsym.action`, :mod:`fieldsym.lie`, :mod:`fieldsym.operators`,
@@ -9,6 +9,7 @@ from fieldsym import group as groups
 from fieldsym import report, simulate, testing
 from fieldsym.action import act, act_infinitesimal, action_method
 from fieldsym.bundle import Bundle
+from fieldsym.cloning import clone
 from fieldsym.data.fields import Fields, open_fields
 from fieldsym.data.writers import to_xarray
 from fieldsym.errors import BundleError, DataError, GridError, GroupError, RepresentationError
@@ -25,6 +26,9 @@ from fieldsym.representation import Representation
 from fieldsym.surrogate import Surrogate
 from fieldsym.symmetry.enforce import enforce, project_, release
 from fieldsym.symmetry.evaluate import evaluate
+from fieldsym.symmetry.promote import Promotion, promote
+from fieldsym.symmetry.promote_relax import relax, residual_parameters
+from fieldsym.symmetry.promote_snap import snap
 
 __all__ = [
     "FNO",
@@ -43,6 +47,7 @@ __all__ = [
     "LatticeCollision",
     "Manifold",
     "NullSpaceWeight",
+    "Promotion",
     "Region",
     "Representation",
     "RepresentationError",
@@ -52,6 +57,7 @@ __all__ = [
     "act",
     "act_infinitesimal",
     "action_method",
+    "clone",
     "enforce",
     "evaluate",
     "finite_defect",
@@ -62,9 +68,13 @@ __all__ = [
     "null_basis",
     "open_fields",
     "project_",
+    "promote",
+    "relax",
     "release",
     "report",
+    "residual_parameters",
     "simulate",
+    "snap",
     "testing",
     "to_xarray",
 ]

@@ -173,42 +173,90 @@ def evaluate(
     models: list[str],
     group: str,
     out: Path,
+    model: str | None = None,
+    weights: Path | None = None,
     variables: str | None = None,
     types: str | None = None,
+    out_types: str | None = None,
+    grid: str | None = None,
     samples: int = 32,
     radius: float | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Measure which symmetries trained models have: tables, netCDF, JSON and one HTML page.
+    """Measure which symmetries models have: tables, netCDF, JSON and one HTML page.
 
     Args:
-        data: files, or a quoted glob; forecasts are compared on the test part of the training
+        data: files, or a quoted glob; forecasts are compared on the test part. Without data a
+            --model is run on random fields
         models: checkpoints, for example runs/d4/best.pt runs/plain/best.pt
         group: elements and generators to test, such as "dihedral(4) * translations" or "se"
         out: folder for report.html, and NAME.nc and NAME.json of each model
+        model: any torch module instead of checkpoints, as module:factory, module:Class or
+            module:instance; it gets the fields of the data in their units
+        weights: state_dict to load into --model
         variables: names separated by commas; default those of the training
-        types: what the file does not say; default that of the training
-        samples: number of test windows
+        types: what the file does not say; default that of the training. Without data, the types
+            of the channels that --model takes: "scalar p + vector u"
+        out_types: types of the channels that --model returns; default those that it takes
+        grid: points of random fields: "64" is 64 × 64 (the default), "64,96" a rectangle, "64," a
+            line
+        samples: number of test windows or random fields
         radius: measure continuous rotations inside this disk about the centre
         overwrite: replace a report in the folder
     """
+    from fieldsym.audit import audit
     from fieldsym.evaluation import evaluate_checkpoints
 
+    _check_choice(data, models, model, weights=weights, out_types=out_types, grid=grid)
+    source = _source(data) if data else None
     with _bar(console, "evaluating") as update:
-        table = evaluate_checkpoints(
-            _source(data),
-            models,
-            group,
-            out,
-            variables=variables,
-            types=types,
-            samples=samples,
-            radius=radius,
-            overwrite=overwrite,
-            progress=update,
-        )
+        if model is None:
+            table = evaluate_checkpoints(
+                source,
+                models,
+                group,
+                out,
+                variables=variables,
+                types=types,
+                samples=samples,
+                radius=radius,
+                overwrite=overwrite,
+                progress=update,
+            )
+        else:
+            table = audit(
+                model,
+                group,
+                out,
+                source=source,
+                variables=variables,
+                types=types,
+                out_types=out_types,
+                grid=grid,
+                weights=weights,
+                samples=samples,
+                radius=radius,
+                overwrite=overwrite,
+                progress=update,
+            )
     _print_table(table)
     console.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def _check_choice(data: list[str], models: list[str], model: str | None, **foreign: object) -> None:
+    """Checkpoints on data, or one foreign model; its options go with it alone."""
+    if bool(models) == (model is not None):
+        raise DataError(
+            "Give trained checkpoints with --models, or one torch module with --model "
+            "module:factory."
+        )
+    if not models:
+        return
+    if not data:
+        raise DataError("Checkpoints are evaluated on data: name the files of the training.")
+    for name, value in foreign.items():
+        if value is not None:
+            raise DataError(f"--{name} belongs to --model; checkpoints know theirs. Leave it out.")
 
 
 def predict(
@@ -264,7 +312,9 @@ EXAMPLES = {
     "train": "fieldsym train ns.nc --out runs/d4 --group 'dihedral(4)'\n"
     "  fieldsym train 'currents/*.nc' --out runs/currents --group 'cyclic(2)' --compare true",
     "evaluate": "fieldsym evaluate ns.nc --models runs/d4/best.pt "
-    "--group 'dihedral(4) * translations' --out report",
+    "--group 'dihedral(4) * translations' --out report\n"
+    "  fieldsym evaluate --model mymodels:fno --types 'pseudoscalar w' --grid 64 "
+    "--group 'dihedral(4) * translations' --out audit",
     "predict": "fieldsym predict ns.nc --model runs/d4/best.pt --steps 10 --out forecast.nc",
     "demo": "fieldsym demo --out demo",
 }
@@ -299,14 +349,18 @@ def _parser() -> ArgumentParser:
             allow_abbrev=False,
         )
         if "data" in positional:
-            own.add_argument("data", nargs="+", type=str, help="files, or a quoted glob")
+            # without data a foreign model is measured on random fields
+            few: dict[str, Any] = {"nargs": "+"}
+            if name == "evaluate":  # without data a foreign model is run on random fields
+                few = {"nargs": "*", "default": []}
+            own.add_argument("data", **few, type=str, help="files, or a quoted glob")
         if "out" in positional:
             own.add_argument("out", type=Path, help="netCDF file to write")
         if name == "train":
             own.add_argument("--config", action=ActionConfigFile, help="options from a YAML file")
             own.add_class_arguments(TrainConfig)
         if name == "evaluate":
-            own.add_argument("--models", nargs="+", type=str, required=True, help="checkpoints")
+            own.add_argument("--models", nargs="+", type=str, default=[], help="checkpoints")
         skip: set[str | int] = {"console", *positional, "options", "models"}
         own.add_function_arguments(function, as_group=False, as_positional=False, skip=skip)
         commands.add_subcommand(name, own, help=summary)

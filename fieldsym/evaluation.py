@@ -71,7 +71,7 @@ def evaluate_checkpoints(
         replaced.
     """
     reports, out, names = {}, Path(out), _names(checkpoints)
-    _check_folder(out, list(names), overwrite)
+    check_folder(out, list(names), overwrite)
     for name, path in names.items():
         model = Surrogate.load(path).eval()
         fields = open_like(source, model, path, variables=variables, types=types)
@@ -108,7 +108,13 @@ def _stem(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
-def _check_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
+def check_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Make the folder of a report, before the work for it begins.
+
+    Raises
+    ------
+    DataError   if it cannot be written, or holds files that a report would replace.
+    """
     stems = [_stem(name) for name in names]
     if len(set(stems)) < len(stems):
         raise DataError(
@@ -128,7 +134,11 @@ def _check_folder(out: Path, names: Sequence[str], overwrite: bool) -> None:
 
 def windows_of(fields: Fields, model: Surrogate, samples: int) -> tuple[Tensor, Tensor]:
     """Some inputs and targets, evenly spread over the fields."""
-    windows = Windows(fields, history=model.history, horizon=1, lead=model.lead)
+    return spread(Windows(fields, history=model.history, horizon=1, lead=model.lead), samples)
+
+
+def spread(windows: Windows, samples: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of some windows, evenly spread over all."""
     if samples < 1:
         raise DataError(f"samples must be at least 1; got {samples}.")
     index = np.unique(np.linspace(0, len(windows) - 1, min(samples, len(windows))).astype(int))
@@ -144,10 +154,9 @@ def violation_of_data(fields: Fields, config: TrainConfig) -> str:
     group.check(fields.bundle.base, fields.grid)
     learn = parts(fields, config)[0]
     windows = Windows(learn, history=config.history, horizon=1, lead=config.lead)
-    index = np.unique(np.linspace(0, len(windows) - 1, VIOLATION_SAMPLES).astype(int))
-    if len(index) < 8:
+    x, y = spread(windows, VIOLATION_SAMPLES)
+    if len(x) < 8:
         return ""
-    x, y = (torch.stack(part) for part in zip(*(windows[int(i)] for i in index), strict=True))
     bundles = windows.in_bundle, windows.out_bundle
     try:
         return data_violation(x, y, group, *bundles, mask=fields.mask).warning()

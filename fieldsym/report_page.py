@@ -1,9 +1,10 @@
 """The page of a report: one self-contained HTML file that reads well on a screen and on paper.
 
->>> chip("exact")
-'<span class="chip good">exact</span>'
+>>> _band("Shifts", 3)
+'<tr class="band"><th colspan="3">Shifts</th></tr>'
 
-To add a section: write a function that returns HTML and enter it in ``page``.
+To add a section: write a function that returns HTML and enter it in ``page``, or in
+``report_tables.SECTIONS``.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from fieldsym.report_orbits import element_plot, polar_plot
 from fieldsym.report_plots import curve_plot, field_plot
 from fieldsym.report_style import CSS, GUIDE
 from fieldsym.report_summary import joined_rows, number, share_text, summary
-from fieldsym.symmetry.evaluate_statistics import AS_TRUTH, BELOW_FLOOR, EXACT, VIOLATION
+from fieldsym.report_tables import SECTIONS, chip, findings, picture
+from fieldsym.symmetry.evaluate_statistics import VIOLATION
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Summary = dict[str, Any]
-CLASSES = {EXACT: "good", BELOW_FLOOR: "good", AS_TRUTH: "fair", VIOLATION: "bad"}
 KINDS = {
     "point": "Reflections and lattice rotations",
     "shift": "Shifts by whole cells",
@@ -29,6 +31,7 @@ KINDS = {
     "rotation": "Rotations by other angles, in the region",
     "infinitesimal": "Infinitesimal: the Lie derivative",
 }
+WRONG = "Control: the same with a wrong action on the output, which a test with any power rejects. "
 
 
 def page(reports: Mapping[str, xr.Dataset], title: str | None = None) -> str:
@@ -38,8 +41,10 @@ def page(reports: Mapping[str, xr.Dataset], title: str | None = None) -> str:
     parts = [
         _header(title, found),
         f'<section class="cards">{"".join(_card(n, s) for n, s in found.items())}</section>',
+        findings(found),
         _comparison(found),
-        _curves(reports),
+        _orbit(reports, found),
+        *(section(found) for section in SECTIONS),
         _examples(reports, found),
         _setup(found),
         GUIDE,
@@ -49,11 +54,6 @@ def page(reports: Mapping[str, xr.Dataset], title: str | None = None) -> str:
         '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{CSS}</style></head>\n<body><main>\n{chr(10).join(parts)}\n</main></body></html>\n"
     )
-
-
-def chip(verdict: str) -> str:
-    """A verdict as a coloured word."""
-    return f'<span class="chip {CLASSES.get(verdict, "open")}">{escape(verdict)}</span>'
 
 
 def _header(title: str, found: Mapping[str, Summary]) -> str:
@@ -123,13 +123,14 @@ def _listing(names: list[str]) -> str:
 
 
 def _comparison(found: Mapping[str, Summary]) -> str:
+    controlled = any(row.get("wrong") for line in joined_rows(found).values() for row in line)
     heads = "".join(f'<th colspan="3" class="model">{escape(name)}</th>' for name in found)
     units = '<th class="model">defect [95 %]</th><th>error</th><th>S</th>' * len(found)
     body = ""
     if any(one["error"] is not None for one in found.values()):
-        body = _line("Test set as it is", [_cells(one["error"]) for one in found.values()])
-        after = [_cells(one["error_transformed"], one["share"]) for one in found.values()]
-        body += _line("Transformed test sets", after)
+        plain = [_cells(one["error"]) for one in found.values()]
+        moved = [_cells(one["error_transformed"], one["share"]) for one in found.values()]
+        body = _line("Test set as it is", plain) + _line("Transformed test sets", moved)
     last = ""
     for label, rows in joined_rows(found).items():
         known = next(row for row in rows if row)
@@ -143,8 +144,9 @@ def _comparison(found: Mapping[str, Summary]) -> str:
         f'<tr><th></th>{heads}<th colspan="2" class="model">bounds</th></tr>'
         f'<tr><th>symmetry</th>{units}<th class="model">floor</th><th>truth</th></tr></thead>'
         f"<tbody>{body}</tbody></table></div><p class='note'>Medians over samples; in brackets the "
-        "bootstrapped 95 % interval of the median. Error: relative L2 error on the transformed "
-        "test set. S: symmetry share of the subgroup that the element generates.</p></section>"
+        f"bootstrapped 95 % interval of the median. {WRONG * controlled}Error: relative L2 error "
+        "on the transformed test set. S: symmetry share of the subgroup that the element "
+        "generates.</p></section>"
     )
 
 
@@ -168,9 +170,11 @@ def _row_cells(row: Summary) -> str:
     low, high = (number(v) for v in row["interval"])
     interval = f"<small>[{low}, {high}]</small>" if row["value"] is not None else ""
     error, share = row.get("error_transformed"), row.get("share_element")
+    wrong = row.get("wrong")
+    control = "" if wrong is None else f" <small>control {number(wrong)}</small>"
     return (
-        f'<td class="model"><b>{number(row["value"])}</b> {interval}<br>{chip(row["verdict"])}</td>'
-        f"<td>{'' if error is None else number(error)}</td>"
+        f'<td class="model"><b>{number(row["value"])}</b> {interval}<br>{chip(row["verdict"])}'
+        f"{control}</td><td>{'' if error is None else number(error)}</td>"
         f"<td>{'' if share is None else escape(share_text(share))}</td>"
     )
 
@@ -178,20 +182,24 @@ def _row_cells(row: Summary) -> str:
 # Pictures and facts -------------------------------------------------------------------------------
 
 
-def _curves(reports: Mapping[str, xr.Dataset]) -> str:
-    captions = {
-        "orbit": "Rotations about the centre, windowed. Multiples of 90° are maps of the grid and "
-        "say nothing about the angles between them; a defect of exactly 0 is not drawn.",
-        "shift": "Shifts within one cell. What rises between whole cells is aliasing of the "
-        "operator’s nonlinearities.",
-    }
-    figures = "".join(
-        f'<figure><img src="{uri}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-        for stem, text in captions.items()
-        if (uri := curve_plot(reports, stem))
-    )
+ORBITS = (
+    "Every element that was measured. A defect of exactly 0 is not drawn.",
+    "Rotations about the centre, windowed. Multiples of 90° are maps of the grid and say nothing "
+    "about the angles between them; a defect of exactly 0 is not drawn.",
+    "The same rotations: the angle as a direction, the defect as the distance from the centre.",
+    "Shifts within one cell. What rises between whole cells is aliasing of the operator’s "
+    "nonlinearities.",
+)
+
+
+def _orbit(reports: Mapping[str, xr.Dataset], found: Mapping[str, Summary]) -> str:
+    pictures = (
+        element_plot(found), curve_plot(reports, "orbit"), polar_plot(reports),
+        curve_plot(reports, "shift"),
+    )  # fmt: skip
+    shown = [picture(uri, text) for uri, text in zip(pictures, ORBITS, strict=True) if uri]
     head = "<h2>The whole orbit</h2>"
-    return f'<section>{head}<div class="pair">{figures}</div></section>' if figures else ""
+    return f'<section>{head}<div class="pair">{"".join(shown)}</div></section>' if shown else ""
 
 
 def _examples(reports: Mapping[str, xr.Dataset], found: Mapping[str, Summary]) -> str:

@@ -1,9 +1,9 @@
 """The pictures of a report, drawn without a display and returned as data URIs.
 
->>> figure_uri(_figure(2.0, 1.0), "svg")[:26]
+>>> figure_uri(new_figure(2.0, 1.0), "svg")[:26]
 'data:image/svg+xml;base64,'
 
-To add a picture: draw on ``_figure`` and return ``figure_uri``.
+To add a picture: draw on ``new_figure`` and return ``figure_uri``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ DEFECT = -1.0  # in place of a colour range: sequential, from 0
 TYPES = {"svg": "svg+xml", "png": "png"}
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure that needs no display, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -60,7 +61,7 @@ def curve_plot(reports: Mapping[str, xr.Dataset], stem: str) -> str | None:
     if not known:
         return None
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = _figure(5.9, 3.6)
+        figure = new_figure(5.9, 3.6)
         ax = figure.subplots()
         for i, (name, one) in enumerate(known.items()):
             style: dict[str, Any] = {
@@ -114,7 +115,7 @@ def field_plot(report: xr.Dataset) -> str:
     base_dim = report.example_input.ndim - 1
     height = 2.55 if base_dim > 1 else 2.2
     with mpl.rc_context(STYLE | {"font.size": 8.5, "axes.titlesize": 9.5}):  # type: ignore[arg-type]
-        figure = _figure(2.55 * len(panels[0]), height * len(panels))
+        figure = new_figure(2.55 * len(panels[0]), height * len(panels))
         grid = figure.subplots(len(panels), len(panels[0]), squeeze=False)
         for line, row in zip(grid, panels, strict=True):
             for ax, panel in zip(line, row, strict=True):

@@ -46,7 +46,21 @@ tbody tr { border-top: 1px solid var(--line); }
 .compare .model { border-left: 1px solid var(--line); padding-left: 14px; }
 .compare .chip { margin-top: 2px; font-size: 11px; padding: 0 7px; }
 .compare small { color: var(--soft); }
-.compare tbody th { font-size: 13.5px; }
+.compare tbody th { font-size: 13.5px; min-width: 150px; }
+.compare th, .compare td { padding: 4px 10px; }
+.wide + .wide, .below { margin-top: 18px; }
+.even { table-layout: fixed; min-width: 760px; }
+.even th:first-child { width: 270px; }
+td.heat { background: rgb(214 84 40 / calc(var(--heat, 0) * 0.5)); }
+.weak { color: #9aa4af; }
+.part { min-width: 150px; }
+.bar { display: inline-block; height: 9px; margin-right: 6px; background: var(--accent);
+  border-radius: 2px; }
+.bar.minus { background: #c8501e; }
+.words td { font-size: 13.5px; line-height: 1.4; }
+.words th { white-space: nowrap; font-size: 13.5px; }
+.words .model { border-left: 1px solid var(--line); }
+.words .chip { font-size: 11px; padding: 0 7px; margin-bottom: 3px; }
 tr.band th { background: var(--wash); font-weight: 650; font-size: 12.5px; color: var(--soft); }
 .setup th { color: var(--soft); width: 210px; font-size: 13.5px; }
 .setup thead th { color: var(--ink); }
@@ -68,7 +82,7 @@ dd { margin: 0; }
   section, .card, figure, tr { break-inside: avoid; } .wide { overflow: visible; }
   section:not(.cards), .card { padding: 10px 12px; }
   .compare td, .compare tbody th { font-size: 10px; padding: 3px 6px; }
-  .chip { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
+  .chip, td.heat, .bar { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 """
 
 GUIDE = """<section class="guide"><h2>How to read this</h2><dl>
@@ -89,6 +103,14 @@ problem.</dd>
 <dt>Infinitesimal defect</dt><dd>‖DF(x)[ξ·x] − ξ·F(x)‖ / ‖F(x) − mean‖, per radian of rotation or
 per correlation length of translation. It bounds the finite defects. Far above them, it points to
 fine scales: aliasing, or an edge.</dd>
+<dt>Control</dt><dd>A wrong action, which must fail: the output moved by the inverse of the element,
+by the opposite shift, or with the opposite parity. Where it passes as well, the samples cannot tell
+one action from the other, and the symmetry is not testable on them.</dd>
+<dt>Aliasing</dt><dd>A nonlinearity makes waves that the grid cannot hold; they fold back. That
+breaks shifts by parts of a cell, and rotations, without any asymmetry in the weights. On a grid
+twice as fine most of it is gone; an asymmetry of the weights stays.</dd>
+<dt>Layers</dt><dd>L(N₂∘N₁)(x) = (L N₂)(N₁x) + DN₂(N₁x)[L N₁(x)]: the infinitesimal defect is the
+sum of what each layer contributes. A negative share compensates for others.</dd>
 <dt>Verdicts</dt><dd><b>exact</b>: within rounding. <b>below floor</b>: less than 3 floors.
 <b>consistent with truth</b>: the 95 % interval reaches down to that of the truth. <b>resolved
 violation</b>: a property of the model. <b>not testable on this grid</b>: data are missing, or the

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 WORST_LAST = (EXACT, BELOW_FLOOR, AS_TRUTH, NOT_TESTABLE, VIOLATION)
+HOLDS = (EXACT, BELOW_FLOOR)
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -89,7 +90,10 @@ def summary(report: xr.Dataset) -> dict[str, Any]:
     -------
     dict   ``model``, ``error``, ``error_transformed`` (medians), ``mse``, ``mse_averaged``,
            ``share``, ``symmetries`` (one sentence and verdict per kind of symmetry), ``elements``
-           and ``generators`` (one dict per row), ``curves``, ``setup`` (attributes)
+           and ``generators`` (one dict per row), ``energy`` (of the output, by band), ``curves``,
+           ``setup`` (attributes). Rows have, where it was measured, what was ``found`` in words,
+           the defect under a ``wrong`` action, on a grid twice as ``fine``, per ``fields`` and
+           per ``bands`` (with floor and truth), and per ``layers`` (share and local defect)
     """
     found: dict[str, Any] = {
         "model": str(report.attrs.get("model", "model")),
@@ -98,6 +102,7 @@ def summary(report: xr.Dataset) -> dict[str, Any]:
         **{key: _plain(report[key].item()) for key in ("mse", "mse_averaged", "share")},
         "elements": [_element(report, i) for i in range(report.sizes["element"])],
         "generators": [_generator(report, i) for i in range(report.sizes["generator"])],
+        "energy": _along(report, "energy_band"),
         "curves": {
             key: [_plain(v) for v in report[key].values.tolist()]
             for key in map(str, report.variables)
@@ -120,6 +125,7 @@ def _element(report: xr.Dataset, i: int) -> dict[str, Any]:
         **{key: _plain(row[key].item()) for key in (*keys, "share_cumulative")},
         "defect_interval": [_plain(v) for v in row.defect_interval.values.tolist()],
         "error_transformed": _middle(row.error_transformed),
+        **_parts(row, "defect", "finding"),
     }
 
 
@@ -132,7 +138,42 @@ def _generator(report: xr.Dataset, i: int) -> dict[str, Any]:
         "verdict": row.lee_verdict.item(),
         **{key: _plain(row[key].item()) for key in keys},
         "lee_interval": [_plain(v) for v in row.lee_interval.values.tolist()],
+        **_parts(row, "lee", "lee_finding"),
+        "aliasing_share": _number(row, "aliasing_share"),
+        "layers": {
+            layer: {"share": share, "local": _along(row, "layer_local")[layer]}
+            for layer, share in _along(row, "layer_share").items()
+        },
     }
+
+
+# What one row says beyond its median; empty where it was not measured.
+def _parts(row: xr.Dataset, stem: str, finding: str) -> dict[str, Any]:
+    name = str(row[{"defect": "element", "lee": "generator"}[stem]].item())
+    words = str(row[finding].item()) if finding in row else ""
+    mark = "" if stem == "defect" else "lee_"
+    return {
+        "found": words.removeprefix(f"{name}: "),
+        "wrong": _number(row, "wrong_defect") if stem == "defect" else None,
+        "fine": _number(row, f"{stem}_fine"),
+        "fields": _along(row, f"{stem}_field"),
+        "bands": _along(row, f"{stem}_band"),
+        "floor_bands": _along(row, f"{mark}floor_band"),
+        "truth_bands": _along(row, f"{mark}truth_band"),
+    }
+
+
+def _number(row: xr.Dataset, key: str) -> float | None:
+    return _plain(row[key].item()) if key in row else None
+
+
+def _along(row: xr.Dataset, key: str) -> dict[str, float | None]:
+    """A variable with one axis left, by the names along it."""
+    if key not in row:
+        return {}
+    (axis,) = row[key].dims
+    names, values = row[axis].values.tolist(), row[key].values.tolist()
+    return {str(name): _plain(value) for name, value in zip(names, values, strict=True)}
 
 
 def _plain(value: object) -> Any:

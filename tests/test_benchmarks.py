@@ -15,7 +15,10 @@ from torch import nn
 import fieldsym as fs
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-PROGRAMS = ("speed", "layer", "scaling", "push_forward", "gfno", "side_by_side", "gpu")
+PROGRAMS = (
+    *("speed", "layer", "scaling", "push_forward", "gfno", "side_by_side", "gpu"),
+    *("audit", "merit"),
+)
 neuralop_needed = pytest.mark.skipif(
     importlib.util.find_spec("neuralop") is None, reason="neuraloperator is not installed"
 )
@@ -328,3 +331,215 @@ def test_push_forward_on_a_tiny_case(load, tmp_path, capsys):
     )
     assert "| 12 |" in capsys.readouterr().out
     assert recorded(tmp_path)["push_forward", "4 tangents", "push_forward / forward"] > 0
+
+
+# Audit --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def audit(load):
+    return load("audit")
+
+
+@pytest.fixture
+def audited(audit):
+    """What is measured of one of the operators on 24 points, and the words for it."""
+
+    def run(name):
+        case, size = audit.cases()[name], audit.Size(width=8, n_modes=9, layers=2)
+        grid = 24 + case.more_points
+        measured = audit.measure(audit.lively(case, size, audit.fields(grid, 1)), grid, 1)
+        return audit.facts(measured), audit.in_words(measured)
+
+    return run
+
+
+WHOLE, HELD = "shifts by whole cells violated", "translations hold up to aliasing"
+EXPECTED = {
+    "FNO, as it comes": f"{WHOLE}, most of it from positional_embedding; D4 violated",
+    "FNO, repaired": f"{HELD} (; D4 violated",
+    "FNO, repaired, odd grid": f"{WHOLE} along x alone; D4 violated",
+    "FNO, repaired, fs.enforce D4": f"{HELD} (; D4 holds",
+    "FNO, isotropic weights, odd n_modes": f"{HELD} (; D4 holds",
+    "FNO, isotropic weights, even n_modes": f"{HELD} (; D4 violated but for rotation 180°",
+    "FNO, repaired, domain padding": f"{WHOLE}, most of it from between the; D4 violated",
+    "TFNO, no embedding": f"{HELD} (; D4 violated",
+    "UNO, no embedding": f"{WHOLE}, most of it from fno_blocks; D4 violated",
+    "U-Net": f"{WHOLE} (they hold in steps of 4 cells), most of it from copy; D4 violated",
+    "fs.FNO, D4": f"{HELD} (; D4 holds",
+}
+
+
+@neuralop_needed
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_audit_finds_it_by_itself(audited, name):
+    own, words = audited(name)
+    shifts, points = EXPECTED[name].split("; ")
+    assert words.startswith(shifts), words
+    assert words.endswith(f"; {points}"), words
+    assert (own["whole"] > 0.01) == (WHOLE in shifts)
+    assert (own["whole"] < 1e-5) == (HELD in shifts)
+    assert (own["turn"] < 1e-5) == (points == "D4 holds")
+    assert own["half"] > own["whole"] or WHOLE in shifts
+
+
+@neuralop_needed
+def test_every_row_of_the_audit_is_expected(audit):
+    assert {*EXPECTED, "SFNO"} == set(audit.cases())
+
+
+class Ramp(nn.Module):
+    """Multiplies by a function of x: only what leaves x alone is a symmetry."""
+
+    def forward(self, u):
+        return u * torch.linspace(1, 2, u.shape[-2]).unsqueeze(-1)
+
+
+class Blocks(nn.Module):
+    """Means over squares of 2 × 2 points."""
+
+    def forward(self, u):
+        return nn.functional.interpolate(nn.functional.avg_pool2d(u, 2), scale_factor=2)
+
+
+@pytest.mark.parametrize(("operator", "step", "words"), [
+    (Ramp(), None, ("by whole cells violated along x alone", "but for reflection y → −y")),
+    (Blocks(), 2, ("(they hold in steps of 2 cells)",)),
+    (nn.Identity(), 2, ("translations hold; D4 holds",)),
+    (nn.Sequential(nn.Identity(), Ramp()), None, ("x alone, most of it from 1; ",)),
+], ids=["ramp", "blocks", "identity", "second part"])  # fmt: skip
+def test_the_words_of_known_operators(audit, operator, step, words):
+    measured = audit.measure(operator, 16, 2)
+    assert measured.step == step
+    for part in words:
+        assert part in audit.in_words(measured)
+
+
+def test_finer_fields_are_the_same_ones(audit):
+    coarse, fine = audit.fields(16, 2), audit.fields(16, 2, refined=2)
+    assert (fine[..., ::2, ::2] - coarse).abs().max() < 1e-5
+
+
+def test_weights_are_scaled_until_the_output_is_not_all_mean(audit):
+    class Biased(nn.Module):
+        def __init__(self, size):
+            super().__init__()
+            self.weight = nn.Parameter(size.factor * torch.ones(1, 1))
+
+        def forward(self, u):
+            return self.weight * u + 10
+
+    x = audit.fields(16, 1)
+    assert audit.lively(audit.Case(Biased), audit.Size(), x).weight.item() == 3
+    assert audit.lively(audit.Case(lambda _: nn.Identity()), audit.Size(), x)(x) is x
+
+
+@neuralop_needed
+def test_audit_program(audit, tmp_path, capsys):
+    audit.main(["--grid", "16", "--width", "8", "--n-modes", "5", "--layers", "1", "--samples", "1",
+                "--models", "U-Net", "SFNO"])  # fmt: skip
+    printed = capsys.readouterr().out
+    if importlib.util.find_spec("torch_harmonics") is None:
+        assert "| SFNO | – | – |" in printed
+        assert "not installed" in printed
+    assert "(they hold in steps of 4 cells)" in printed
+    found = recorded(tmp_path)
+    assert found["audit", "U-Net, N = 16", "whole"] > 0.01
+    assert found["audit", "U-Net, N = 16", "turn"] > 0.1
+
+
+# Figures of merit ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def merit(load):
+    return load("merit")
+
+
+def waves(cut):
+    """k_x, k_y and the angle of the modes −cut..cut."""
+    k = torch.arange(-cut, cut + 1.0, dtype=torch.float64)
+    return k[:, None], k, torch.atan2(k.expand(len(k), -1), k[:, None])
+
+
+def test_angular_orders_of_known_multipliers(merit):
+    kx, ky, angle = waves(7)
+    for order in range(5):
+        energy = merit.angular_energy(torch.cos(order * angle + 0.3))
+        assert energy[order] == pytest.approx(1, abs=1e-12)
+    gradient = 1j * kx / torch.hypot(kx, ky).clamp_min(1)
+    assert merit.angular_energy(gradient + 0 * ky)[1] == pytest.approx(1, abs=1e-12)
+    both = torch.stack([torch.ones_like(angle), 2 * torch.cos(2 * angle)], -1)
+    assert merit.angular_energy(both)[[0, 2]] == pytest.approx([1 / 3, 2 / 3], abs=1e-12)
+    assert merit.angular_energy(torch.cos(7 * angle))[-1] > 0.8
+    assert merit.angular_energy(torch.randn(15, 15, 50)).sum() == pytest.approx(1)
+
+
+def test_multipliers_of_a_known_layer(merit):
+    known = LowPass(torch.randn(3, 3))
+    assert (merit.multipliers(known, 3, 8, 1) - known.matrix).abs().max() < 1e-5
+
+
+@neuralop_needed
+def test_multipliers_of_the_peer_are_its_weights(load, merit):
+    torch.manual_seed(0)
+    layer = load("common").neuralop_spectral(3, 5)
+    found = merit.multipliers(layer, 3, 6, 2)
+    stored = layer.weight.to_tensor().permute(2, 3, 1, 0)  # rows −2..2 and 0..2
+    assert (found[:, 3:] - stored[:, 1:]).abs().max() < 1e-5
+    assert (found[:, :2] - stored[:, 1:].flip(0, 1).conj()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("group", "forbidden"), [("dihedral(4)", 1e-9), ("none", None)])
+def test_a_symmetric_operator_responds_in_the_allowed_orders(merit, group, forbidden):
+    torch.manual_seed(0)
+    w = merit.side.PSEUDO
+    model = fs.FNO(w, w, group=fs.groups.named(group, 2), n_modes=9, hidden_channels=8, n_layers=1)
+    orders = merit.orders_of(model, 9)
+    others = sum(orders["at rest"][n] for n in (1, 2, 3))
+    assert others < forbidden if forbidden else others > 1e-4
+    assert sum(orders["weights"]) == pytest.approx(1)
+
+
+def test_exponents_of_known_errors(merit):
+    assert merit.exponent({n: 3 * n**-0.5 for n in (16, 32, 64)}) == pytest.approx(0.5)
+    runs = [
+        {"model": "a", "seed": seed, "fields": n, "test": n**-b}
+        for seed, b in enumerate((0.2, 0.4, 0.6))
+        for n in (4, 8, 16)
+    ]
+    mean, error = merit.Merit("a", [*runs, {"model": "b", "fields": 99}]).exponent()
+    assert mean == pytest.approx(0.4)
+    assert error == pytest.approx(0.2 / 3**0.5)
+
+
+def test_the_rougher_fields_are_of_unit_variance_and_have_more_small_scales(merit):
+    def high(w):
+        power = torch.fft.rfft2(w.double()).abs().square()
+        return float(power[..., 5:-4, :].sum() / power.sum())
+
+    rough, y = merit.rough_fields(16, seed=1)
+    smooth, _ = merit.side.simulate(0, 16, seed=1)
+    assert rough.std() == pytest.approx(1, rel=1e-3)
+    assert high(rough) > 1.5 * high(smooth)
+    solver = fs.simulate.navier_stokes(merit.side.BASE, time=1.0, viscosity=1e-3)
+    assert merit.side.relative(solver(rough.double()), y).max() < 1e-5
+
+
+@neuralop_needed
+def test_merit_program(merit, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(merit, "ROWS", {k: merit.ROWS[k] for k in ("D4 FNO", "plain FNO")})
+    options = ["--quick", "--out", str(tmp_path / "merit")]
+    merit.main(options)
+    first, found = capsys.readouterr().out, recorded(tmp_path)
+    assert found["merit", "D4 FNO", "not rotating"] < 1e-5 < found["merit", "plain FNO", "rotated"]
+    assert found["merit", "plain FNO", "parameters"] > 7 * found["merit", "D4 FNO", "parameters"]
+    assert found["merit", "D4 FNO", "test"] == found["merit", "D4 FNO", "test, 8 fields"]
+    page = (tmp_path / "merit" / "merit.html").read_text()
+    assert page.count("<td>real parameters</td>") == 1
+    assert "data:image/png;base64," in page
+    assert 'src="http' not in page
+    assert (tmp_path / "merit" / "merit.png").read_bytes()[:4] == b"\x89PNG"
+    monkeypatch.setattr(merit, "run", None)  # every run is taken from the file
+    merit.main(options)
+    assert capsys.readouterr().out == first

@@ -248,6 +248,18 @@ def test_examples_of_the_help_are_valid_options():
             _parser().parse_args(shlex.split(line)[1:])
 
 
+def test_data_of_an_evaluation_may_follow_its_options():
+    from fieldsym.cli import _parser
+
+    options = ["--group", "cyclic(4)", "a.nc", "b.nc", "--out", "report", "--models", "d4.pt"]
+    found = _parser().parse_args(["evaluate", *options]).evaluate
+    assert (found.data, found.models) == (["a.nc", "b.nc"], ["d4.pt"])
+    found = (
+        _parser().parse_args(["evaluate", "--model", "m:f", *options[:2], *options[4:6]]).evaluate
+    )
+    assert (found.data, found.models, found.model) == ([], [], "m:f")
+
+
 # ---------------------------------------------------------------------------------- bad input
 
 

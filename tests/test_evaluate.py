@@ -342,7 +342,7 @@ def test_progress_counts_to_its_total():
 
 
 def test_samples_in_batches_are_the_same_samples():
-    x = sections(grid=(128, 128), batch=10)  # two batches
+    x = sections(grid=(128, 128), batch=5)  # in batches of two
     report = evaluate(wrong, fs.groups.cyclic(2), x, P, P, y=x)
     g = fs.groups.cyclic(2).elements[1]
     np.testing.assert_allclose(

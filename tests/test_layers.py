@@ -13,8 +13,8 @@ import fieldsym
 PACKAGE = Path(fieldsym.__file__).parent
 LAYERS = [
     "errors", "group manifold lattice_velocities", "representation", "bundle", "action", "lie",
-    "operators", "data", "simulate", "symmetry testing", "surrogate report config", "train",
-    "forecast", "evaluation", "demo", "cli",
+    "operators", "data", "simulate", "symmetry testing", "surrogate report config", "train cloning",
+    "forecast", "evaluation", "audit", "demo", "cli",
 ]  # fmt: skip
 RANK = {name: i for i, row in enumerate(LAYERS) for name in row.split()}
 VERBS = ("enforce", "promote", "discover", "evaluate")

@@ -13,8 +13,10 @@ import xarray as xr
 
 import fieldsym as fs
 from fieldsym import report
+from fieldsym.report_orbits import band_plot, element_plot, polar_plot
 from fieldsym.report_plots import field_plot
-from fieldsym.report_summary import number, share_text
+from fieldsym.report_summary import number, share_text, summary
+from fieldsym.report_tables import aliasing, bands, bar, fields, findings, heat, layers
 from fieldsym.symmetry.evaluate import evaluate
 from fieldsym.symmetry.evaluate_statistics import VERDICTS
 
@@ -36,6 +38,12 @@ def reports():
         "heat <b>": evaluate(heat, GROUP, x, FLOW, FLOW, name="heat <b>", **options),
         "skewed": evaluate(skewed, fs.groups.dihedral(4), x, FLOW, FLOW, name="skewed", **options),
     }
+
+
+@pytest.fixture(scope="module")
+def text(reports, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "r.html"
+    return report.to_html(reports, path, title="A & B").read_text("utf-8")
 
 
 class Page(HTMLParser):
@@ -211,12 +219,12 @@ def test_table_puts_models_side_by_side(reports):
     assert "translation x, per correlation length" in text
 
 
-def test_page_stands_alone_and_shows_everything(reports, tmp_path):
-    text = report.to_html(reports, tmp_path / "r.html", title="A & B").read_text("utf-8")
+def test_page_stands_alone_and_shows_everything(reports, text):
     page = Page(text)
     assert page.open == []
     assert page.tags.count("h1") == 1
-    assert page.tags.count("img") == 4  # orbit, shifts, and the fields of two models
+    # elements, two of the orbit, shifts, bands, and the fields of two models
+    assert page.tags.count("img") == 6 + ("defect_band" in reports["skewed"])
     assert page.links
     assert all(link.startswith("data:image/") for link in page.links)
     assert not re.search(r"https?://|@import|url\(|<script|<link", text)
@@ -235,10 +243,170 @@ def test_page_is_the_same_each_time(reports, tmp_path):
     assert first == second
 
 
-def test_names_cannot_break_the_page(reports, tmp_path):
-    text = report.to_html(reports, tmp_path / "r.html").read_text("utf-8")
+def test_names_cannot_break_the_page(text):
     assert "heat <b>" not in text
     assert "heat &lt;b&gt;" in text
+
+
+# Findings, fields, bands, aliasing, layers --------------------------------------------------------
+
+ADDED = {"finding", "lee_finding", "wrong_defect", "defect_fine", "lee_fine", "aliasing_share"}
+
+
+def bare(one):
+    """A report without what not every evaluation measures."""
+    parts = {n for n, v in one.variables.items() if {"field", "band", "layer"} & set(v.dims)}
+    return one.drop_vars((ADDED | parts) & set(one.variables))
+
+
+@pytest.fixture(scope="module")
+def full(reports):
+    """Reports with known numbers in every part."""
+    broken = bare(reports["skewed"])
+    return {"heat <b>": _filled(bare(reports["heat <b>"])), "skewed": _filled(broken)}
+
+
+def _filled(one):
+    m, k = one.sizes["element"], one.sizes["generator"]
+    elements, generators = one.element.values, one.generator.values
+    table = {
+        "finding": ("element", [f"{name}: violated: seen in p < u." for name in elements]),
+        "lee_finding": ("generator", np.array([f"{g}: holds." for g in generators], dtype=str)),
+        "wrong_defect": ("element", np.full(m, 1.234)),
+        "defect_field": (("element", "field"), np.tile([0.0123, 0.456], (m, 1))),
+        "lee_field": (("generator", "field"), np.tile([0.03, 0.04], (k, 1))),
+        "defect_band": (("element", "band"), np.tile([1e-3, 0.789, np.nan], (m, 1))),
+        "floor_band": (("element", "band"), np.tile([1e-2, 1e-7, np.nan], (m, 1))),
+        "truth_band": (("element", "band"), np.tile([1e-9, 1e-8, np.nan], (m, 1))),
+        "lee_band": (("generator", "band"), np.tile([1e-3, 0.5, np.nan], (k, 1))),
+        "energy_band": ("band", [0.9, 0.1, 0.0]),
+        "defect_fine": ("element", one.defect_median.values / 2),
+        "lee_fine": ("generator", np.full(k, 1e-9)),
+        "aliasing_share": ("generator", np.full(k, 0.98)),
+        "layer_share": (("generator", "layer"), np.tile([1.2, -0.2], (k, 1))),
+        "layer_local": (("generator", "layer"), np.tile([0.3, np.nan], (k, 1))),
+    }
+    names = {"field": ["p", "u"], "band": ["0-4 waves", "4-8 waves", "beyond 8 waves"],
+             "layer": ["lifting & co", "between the modules of the model"]}  # fmt: skip
+    return one.assign(table).assign_coords(names)
+
+
+def rows_of(text):
+    """The cells of every line of a table, as text."""
+    lines = re.findall(r"<tr>(.*?)</tr>", text)
+    return [
+        [re.sub(r"<br>|<[^>]*>", " ", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", t)]
+        for t in lines
+    ]
+
+
+def test_summary_has_every_part(full):
+    one = summary(full["skewed"])
+    row = one["elements"][0]
+    assert row["found"] == "violated: seen in p < u."
+    assert row["wrong"] == 1.234
+    assert row["fields"] == {"p": 0.0123, "u": 0.456}
+    assert row["bands"] == {"0-4 waves": 1e-3, "4-8 waves": 0.789, "beyond 8 waves": None}
+    assert row["fine"] == pytest.approx(row["defect_median"] / 2)
+    assert one["energy"]["0-4 waves"] == 0.9
+    turn = summary(full["heat <b>"])["generators"][0]
+    assert turn["aliasing_share"] == 0.98
+    assert turn["layers"]["lifting & co"] == {"share": 1.2, "local": 0.3}
+    assert turn["layers"]["between the modules of the model"] == {"share": -0.2, "local": None}
+    without = summary(bare(full["skewed"]))
+    assert without["elements"][0]["fields"] == {}
+    assert without["elements"][0]["wrong"] is None
+    assert without["energy"] == {}
+
+
+def test_findings_come_in_words_and_those_that_hold_in_one_line(full):
+    found = {name: summary(one) for name, one in full.items()}
+    lines = rows_of(findings(found))
+    assert lines[0] == ["symmetry", "heat &lt;b&gt;", "skewed"]
+    quarter = next(line for line in lines if line[0] == "rotation 90°")
+    assert quarter[2].startswith("resolved violation")
+    assert "Seen in p &lt; u." in quarter[2]
+    assert lines[-1][0] == "holds in all models"
+    assert "translation x" in lines[-1][1]
+
+
+def test_every_field_and_band_is_shown(full):
+    found = {"skewed": summary(full["skewed"])}
+    lines = rows_of(fields(found))
+    assert lines[1] == ["symmetry", "p", "u"]
+    assert ["rotation 90°", "1.2 %", "45.6 %"] in lines
+    text = bands(found)
+    assert ["energy of the output", "90.0 %", "10.0 %", "0"] in rows_of(text)
+    assert ["rotation 90°", "0.10 %", "78.9 %", "–"] in rows_of(text)
+    assert '<td class="heat weak">0.10 %</td>' in text  # below its floor of 1 %
+    assert "data:image/svg+xml" in text
+    only = summary(full["heat <b>"])
+    assert fields({"heat": only}) == bands({"heat": only}) == ""  # it has every symmetry
+
+
+def test_aliasing_is_told_from_asymmetry(full):
+    skewed = summary(full["skewed"])
+    lines = rows_of(aliasing({"skewed": skewed}))
+    row = next(row for row in skewed["elements"] if row["name"] == "rotation 90°")
+    wanted = ["rotation 90°", number(row["defect_median"]), number(row["defect_median"] / 2)]
+    assert [*wanted, "75.0 %"] in lines
+    held = rows_of(aliasing({"heat": summary(full["heat <b>"])}))
+    assert next(line for line in held if line[0].startswith("translation x"))[-1] == "–"
+
+
+def test_layers_show_shares_with_their_sign(full):
+    text = layers({name: summary(one) for name, one in full.items()})
+    lines = rows_of(text)
+    assert lines[1][:3] == ["part", "share", "local"]
+    assert lines[2][:3] == ["lifting &amp; co", "120 %", "30.0 %"]
+    assert lines[3][:3] == ["between the modules of the model", "−20.0 %", "–"]
+    assert 'class="bar minus" style="width: 14px"' in text
+
+
+def test_parts_that_were_not_measured_are_left_out(full):
+    found = {name: summary(bare(one)) for name, one in full.items()}
+    assert [part(found) for part in (findings, fields, bands, aliasing, layers)] == [""] * 5
+    assert band_plot(found) is None
+
+
+def test_the_page_of_a_full_report_is_whole(full, tmp_path):
+    text = report.to_html(full, tmp_path / "r.html").read_text("utf-8")
+    page = Page(text)
+    assert page.open == []
+    words = " ".join(page.words)
+    for heading in ("Findings", "By field", "By wavenumber", "Aliasing or asymmetry", "By layer"):
+        assert heading in words
+    assert "control 123 %" in words
+    assert words.index("Findings") < words.index("Comparison") < words.index("By layer")
+    assert all(link.startswith("data:image/") for link in page.links)
+    bare_text = report.to_html(bare(full["heat <b>"]), tmp_path / "b.html")
+    words = " ".join(Page(bare_text.read_text("utf-8")).words)
+    assert "Comparison" in words
+    assert "By layer" not in words
+    assert "control 123" not in words
+
+
+def test_heat_and_bars_follow_the_numbers():
+    strength = [float(re.search(r"--heat: ([\d.]+)", heat(v))[1]) for v in (1e-5, 1e-3, 0.1, 7.0)]
+    assert strength == [0.0, 0.0, pytest.approx(0.67, abs=0.01), 1.0]
+    assert "weak" in heat(0.02, 0.01)
+    assert "weak" not in heat(0.04, 0.01)
+    assert heat(None) == '<td class="heat weak">–</td>'
+    assert 'width: 7px"></span>10.0 %' in bar(0.1)
+    assert bar(1e-5).endswith(">0</td>")
+    assert bar(None).endswith(">–</td>")
+
+
+def test_pictures_of_nothing_are_none(reports):
+    one = reports["skewed"].copy(deep=True)
+    one["defect_median"][:] = 0.0
+    if "orbit_defect" in one:
+        one["orbit_defect"][:] = 0.0
+    assert element_plot({"none": summary(one)}) is None
+    assert polar_plot({"none": one}) is None
+    assert polar_plot({}) is None
+    image = base64.b64decode(polar_plot(reports).removeprefix("data:image/svg+xml;base64,"))
+    assert b"<svg" in image
 
 
 @pytest.mark.parametrize(

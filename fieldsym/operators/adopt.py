@@ -3,7 +3,8 @@
 Three steps, all undone if the symmetry is not exact in the end: find the layers (``adopt_layers``,
 ``adopt_neuralop``, ``adopt_blocks`` and what :func:`register` was told), follow the types of the
 channels through one forward pass (``adopt_trace``, ``adopt_types``), and tie the entries of every
-weight by ``torch.nn.utils.parametrize`` (``adopt_tables``, ``adopt_weights``, ``adopt_tie``).
+weight by ``torch.nn.utils.parametrize`` (``adopt_tables``, ``adopt_weights``, ``adopt_tie``). The
+layers of our own FNO and their types are known from its construction (``adopt_fno``).
 ``adopt_checks`` refuses what cannot work; ``adopt_release`` puts plain weights back.
 
 To add a layer class: :func:`register` a function that returns the constraints of its parameters.
@@ -29,11 +30,13 @@ from fieldsym.operators.adopt_checks import (
     check_parts,
     probe_grid,
 )
+from fieldsym.operators.adopt_fno import check_bundles, fno_layers, without_position
 from fieldsym.operators.adopt_layers import Layer, adapt_torch, called, title
 from fieldsym.operators.adopt_neuralop import adapt_neuralop, refuse_neuralop
 from fieldsym.operators.adopt_tie import Adoption, Kinds, constrained, evaluating, tie_all
 from fieldsym.operators.adopt_trace import FOLLOWED, Call, Trace, trace
 from fieldsym.operators.adopt_types import Type, Types, Unknown
+from fieldsym.operators.fno import FNO
 from fieldsym.operators.nullspace import Constraint
 from fieldsym.representation import Representation
 
@@ -85,29 +88,68 @@ def adopt(
     ------
     GroupError, GridError, BundleError, RepresentationError   as ``enforce`` says.
     """
-    check_arguments(module, group, source, target, hidden)
-    if source.base != target.base:
-        raise BundleError(f"Input and output have one base; got {source.base} and {target.base}.")
-    group.check(source.base)
-    if constrained(module):
+    if isinstance(module, nn.Module) and constrained(module):
         raise GroupError("This module is already enforced. Release it first with fs.release.")
-    check_parts(module)
-    points = point_group(group)
-    types = Types(points)
-    layers = survey(module, points.dim)
-    check_exchanged(layers, points)
-    adoption = Adoption(module, types, probe_grid(layers, points), _dtype(module))
-    seen = _traced(adoption, layers, source, target)
-    _agree(types, seen)
-    _choose(types, seen, hidden)
-    check_nature(types, layers, seen)
-    adoption.outputs = [(name, types.known(of), axis) for name, of, axis in seen.outputs]
+    adoption, layers, ends = typed_layers(module, group, source, target, hidden)
+    if isinstance(module, FNO):
+        without_position(module, layers, ends)
     try:
-        tie_all(adoption, layers, _ends(types, seen))
+        tie_all(adoption, layers, ends)
     except BaseException:
         adoption.undo()
         raise
     return adoption
+
+
+def typed_layers(
+    module: nn.Module, group: Group, source: Bundle, target: Bundle, hidden: Hidden
+) -> tuple[Adoption, dict[str, Layer], dict[str, tuple[Kinds, Kinds]]]:
+    """The layers of a module and the types of their inputs and outputs; changes nothing.
+
+    Returns
+    -------
+    Adoption, whose ``types`` are those of the finite point group, and layers and ends by name
+
+    Raises
+    ------
+    GroupError, GridError, BundleError, RepresentationError   as ``enforce`` says.
+    """
+    check_arguments(module, group, source, target, hidden)
+    if source.base != target.base:
+        raise BundleError(f"Input and output have one base; got {source.base} and {target.base}.")
+    group.check(source.base)
+    check_parts(module)
+    adoption = Adoption(module, Types(point_group(group)), (), _dtype(module))
+    if isinstance(module, FNO):  # its forward pass is fused and cannot be followed
+        check_bundles(module, source, target)
+        layers, ends = fno_layers(module, adoption.types, hidden)
+        _set_grid(adoption, layers)
+        return adoption, layers, ends
+    layers = survey(module, group.dim)
+    _set_grid(adoption, layers)
+    return adoption, layers, _followed(adoption, layers, source, target, hidden)
+
+
+def _set_grid(adoption: Adoption, layers: Mapping[str, Layer]) -> None:
+    """A grid to try the module on."""
+    check_exchanged(layers, adoption.types.group)
+    adoption.grid = probe_grid(layers, adoption.types.group)
+
+
+def _followed(
+    adoption: Adoption,
+    layers: Mapping[str, Layer],
+    source: Bundle,
+    target: Bundle,
+    hidden: Hidden,
+) -> dict[str, tuple[Kinds, Kinds]]:
+    """The types of the ends of every layer, from one forward pass."""
+    types, seen = adoption.types, _traced(adoption, layers, source, target)
+    _agree(types, seen)
+    _choose(types, seen, hidden)
+    check_nature(types, layers, seen)
+    adoption.outputs = [(name, types.known(of), axis) for name, of, axis in seen.outputs]
+    return _ends(types, seen)
 
 
 def _ends(types: Types, seen: Trace) -> dict[str, tuple[Kinds, Kinds]]:

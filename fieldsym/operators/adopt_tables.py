@@ -74,18 +74,34 @@ def kernel_moves(group: Group, sites: Array) -> list[Move]:
 def mode_moves(group: Group, modes: Array) -> list[Move]:
     """Moves of the modes of a half spectrum, last component ≥ 0.
 
-    Where that is zero both of k and −k are stored, so each element gives two moves.
+    Where that is zero both of k and −k are stored, so each element gives two moves; or, as in our
+    own FNO, one of them throughout, which then stands for both.
     """
-    index = {tuple(k): i for i, k in enumerate(modes.tolist())}
+    index = {tuple(k): (i, False) for i, k in enumerate(modes.tolist())}
+    if all(k[::-1] >= [0] * len(k) for k in modes.tolist()):  # a half set
+        index |= {tuple(k): (i, True) for i, k in enumerate((-modes).tolist()) if any(k)}
     moves = []
     for g in group.elements:
         image = np.rint(modes @ g.matrix.T).astype(int)
         for flip in (1, -1):
             sign = np.where(image[:, -1] == 0, flip, np.sign(image[:, -1]))
             stored = (image * sign[:, None]).tolist()
-            target = np.array([index.get(tuple(k), OUTSIDE) for k in stored])
-            moves.append(Move(g, target, sign < 0))
+            found = [index.get(tuple(k), (OUTSIDE, False)) for k in stored]
+            target, partner = map(np.array, zip(*found, strict=True))
+            moves.append(Move(g, target, (sign < 0) != partner))
     return moves
+
+
+def multiplicity(modes: Array) -> Array:
+    """How often the weight of each mode occurs in a layer: twice where it stands for −k too.
+
+    Examples
+    --------
+    >>> multiplicity(np.array([[-1, 0], [0, 0], [1, 0], [0, 1]]))
+    array([1., 1., 1., 2.])
+    """
+    stored = set(map(tuple, modes.tolist()))
+    return np.array([2.0 - (tuple(-c for c in k) in stored) for k in modes.tolist()])
 
 
 def pair_table(

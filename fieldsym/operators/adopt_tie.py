@@ -24,7 +24,13 @@ from torch.nn.utils import parametrize
 
 from fieldsym.errors import GroupError, RepresentationError
 from fieldsym.operators.adopt_layers import Layer, Weight, title
-from fieldsym.operators.adopt_tables import Table, kernel_moves, mode_moves, whole_table
+from fieldsym.operators.adopt_tables import (
+    Table,
+    kernel_moves,
+    mode_moves,
+    multiplicity,
+    whole_table,
+)
 from fieldsym.operators.adopt_types import Types
 from fieldsym.operators.adopt_weights import TiedWeight, in_memory
 from fieldsym.operators.nullspace import NullSpaceWeight, null_basis
@@ -46,7 +52,7 @@ class Change:
     @property
     def removed(self) -> float:
         """Relative size of what the projection took away."""
-        before, after = _real(self.old).double(), _real(self.new).double()
+        before, after = real_entries(self.old).double(), real_entries(self.new).double()
         size = before.norm()
         return float((after - before).norm() / size) if size else 0.0
 
@@ -55,6 +61,14 @@ class Change:
         parametrize.remove_parametrizations(self.module, self.name, leave_parametrized=True)
         delattr(self.module, self.name)
         self.module.register_parameter(self.name, self.old)
+
+
+@dataclass(eq=False)
+class Map:
+    """One map: the parameters it lies in, and how often each of their entries occurs in it."""
+
+    changes: list[Change]
+    measures: list[Tensor]  # real entries, in the shape of the parameter
 
 
 @dataclass(eq=False)
@@ -71,6 +85,7 @@ class Adoption:
     dtype: torch.dtype
     outputs: list[tuple[str, Kinds, int]] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    maps: list[Map] = field(default_factory=list)
     undoing: list[Callable[[], None]] = field(default_factory=list)
 
     def undo(self) -> None:
@@ -168,7 +183,8 @@ def _tie(adoption: Adoption, layer: Layer, weight: Weight, table: Table) -> None
     parameters = [getattr(layer.module, name) for name in weight.names]
     codes = _in_order(weight, weight.place(table.code), table.free)
     values = None if table.values is None else weight.place(table.values)
-    z = _nearest(parameters, codes, values, table.free, _measure(weight, table))
+    measures = _measures(weight, table)
+    z = _nearest(parameters, codes, values, table.free, measures)
     partners: tuple[parametrize.ParametrizationList, ...] = ()
     held = 0
     for i, (name, old, code) in enumerate(zip(weight.names, parameters, codes, strict=True)):
@@ -182,13 +198,14 @@ def _tie(adoption: Adoption, layer: Layer, weight: Weight, table: Table) -> None
             partners=partners,
             like=old,
         ).to(old.device)
-        own = [z[held:reached].to(_real(old).dtype)] if reached > held else []
+        own = [z[held:reached].to(real_entries(old).dtype)] if reached > held else []
         with torch.no_grad():
             new = tied(*own)
         _replace(adoption, layer, name, new, tied)
         held = reached
         lists: Any = layer.module.parametrizations
         partners = (*partners, lists[name])
+    adoption.maps.append(Map(adoption.changes[-len(parameters) :], measures))
 
 
 def _in_order(weight: Weight, codes: Sequence[np.ndarray], free: int) -> list[np.ndarray]:
@@ -206,11 +223,11 @@ def _in_order(weight: Weight, codes: Sequence[np.ndarray], free: int) -> list[np
     return [np.sign(code) * rank[np.abs(code)] for code in codes]
 
 
-def _measure(weight: Weight, table: Table) -> np.ndarray:
-    """How often an entry occurs in the layer: columns k > 0 of a half spectrum stand for −k too."""
-    once = np.where(weight.modes & (weight.sites[:, -1] > 0), 2.0, 1.0)
+def _measures(weight: Weight, table: Table) -> list[Tensor]:
+    """How often an entry of each parameter occurs in the layer: some modes stand for −k too."""
+    once = multiplicity(weight.sites) if weight.modes else np.ones(len(weight.sites))
     parts = weight.place(np.broadcast_to(once[:, None, None], (*table.code.shape[:-1], 1)))
-    return np.concatenate([part.ravel() for part in parts])
+    return [torch.from_numpy(part[..., 0].copy()) for part in parts]
 
 
 def _nearest(
@@ -218,19 +235,21 @@ def _nearest(
     codes: Sequence[np.ndarray],
     values: Sequence[np.ndarray] | None,
     free: int,
-    measure: np.ndarray,
+    measures: Sequence[Tensor],
 ) -> Tensor:
     """Free numbers of the allowed map nearest to what some parameters hold."""
     code, value = (
         None if tables is None else np.concatenate([t.reshape(-1, t.shape[-1]) for t in tables])
         for tables in (codes, values)
     )
-    entries = torch.cat([_real(p).reshape(-1).double() for p in parameters])
+    entries = torch.cat([real_entries(p).reshape(-1).double() for p in parameters])
     whole = TiedWeight(code, value, free)  # type: ignore[arg-type]
-    return whole.to(entries.device).nearest(entries, torch.from_numpy(measure).to(entries.device))
+    measure = torch.cat([part.flatten() for part in measures]).to(entries.device)
+    return whole.to(entries.device).nearest(entries, measure)
 
 
-def _real(parameter: Tensor) -> Tensor:
+def real_entries(parameter: Tensor) -> Tensor:
+    """The entries of a parameter; complex ones get a last axis of (real, imaginary)."""
     parameter = parameter.detach()
     return torch.view_as_real(parameter) if parameter.is_complex() else parameter
 
@@ -278,3 +297,4 @@ def _tie_registered(
         else:
             zero = TiedWeight(np.zeros((*old.shape, 1), dtype=int), None, 0, like=old)
             _replace(adoption, layer, name, torch.zeros_like(old), zero.to(old.device))
+        adoption.maps.append(Map(adoption.changes[-1:], [torch.ones_like(old)]))

@@ -16,16 +16,13 @@ import numpy as np
 
 from fieldsym.bundle import Bundle
 from fieldsym.group import AXES
-from fieldsym.symmetry.evaluate_measure import (
-    ANGLES,
-    FRACTIONS,
-    Results,
-    Setup,
-    example,
-    scale_of,
-)
+from fieldsym.symmetry.evaluate_aliasing import aliasing_table
+from fieldsym.symmetry.evaluate_bands import part_table
+from fieldsym.symmetry.evaluate_curves import ANGLES, FRACTIONS, example
+from fieldsym.symmetry.evaluate_findings import findings
+from fieldsym.symmetry.evaluate_measure import Results, Setup, Table
 from fieldsym.symmetry.evaluate_provenance import attributes
-from fieldsym.symmetry.evaluate_statistics import ROUNDING, median_interval, shares, verdict
+from fieldsym.symmetry.evaluate_statistics import median_interval, shares, verdict
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,21 +57,22 @@ def to_dataset(setup: Setup, found: Results, *, name: str, units: Mapping[str, s
     """Everything that was measured, with verdicts, curves, one example and where it came from."""
     import xarray as xr
 
-    tables = (_errors, _finite, _infinitesimal, _curves, _examples)
+    tables = (_errors, _finite, _infinitesimal, part_table, _aliasing, _layers, _curves, _examples)
     variables = {key: entry for table in tables for key, entry in table(setup, found).items()}
+    variables |= _sentences(setup, found, variables)
     return xr.Dataset(
         {
             key: (dims, values, {"long_name": meaning})
             for key, (dims, values, meaning) in variables.items()
         },
-        _coordinates(setup, variables),
+        _coordinates(setup, found, variables),
         attributes(setup, found, name) | {"units_of": _listed(units)},
     )
 
 
-def _coordinates(setup: Setup, variables: Mapping[str, Entry]) -> dict[str, object]:
+def _coordinates(setup: Setup, found: Results, variables: Mapping[str, Entry]) -> dict[str, object]:
     ins, outs = setup.probe.ins, setup.probe.outs
-    scales = [scale_of(setup, xi) for xi in setup.group.generators]
+    scales = setup.scales
     coords: dict[str, object] = {
         "element": _words([row.label for row in setup.rows]),
         "kind": ("element", _words([row.kind for row in setup.rows])),
@@ -84,9 +82,14 @@ def _coordinates(setup: Setup, variables: Mapping[str, Entry]) -> dict[str, obje
         "unit": ("generator", _words([f"per {unit}" for _, unit in scales])),
         "sample": np.arange(len(setup.x)),
         "bound": _words(["2.5 %", "97.5 %"]),
+        "field": _words(list(outs.bundle.names)),
+        "band": _words(setup.bands.labels),
+        "band_edge": ("band", np.array([*setup.bands.edges, np.inf]), {"units": "waves"}),
         "channel_in": _words(channel_names(ins.bundle)),
         "channel_out": _words(channel_names(outs.bundle)),
     }
+    if found.layers is not None:
+        coords["layer"] = _words(found.layers.layers)
     if "orbit_defect" in variables:
         coords["orbit_angle"] = ("orbit_angle", ANGLES, {"units": "degrees"})
     if "shift_defect" in variables:
@@ -128,15 +131,16 @@ def _errors(setup: Setup, found: Results) -> dict[str, Entry]:
 
 def _finite(setup: Setup, found: Results) -> dict[str, Entry]:
     model = found.finite["model"]
-    floor = _median(found.finite["floor"].defect)
-    reference = found.finite.get("truth")
-    truth = _truth(None if reference is None else reference.defect, model.defect)
-    intervals = median_interval(model.defect)
-    truth_intervals = median_interval(truth)
+    floor, truth, words, wrong = (
+        _median(found.finite["floor"].defect), _truth(found.finite, model), [], _median(model.wrong)
+    )  # fmt: skip
+    intervals, truth_intervals = median_interval(model.defect), median_interval(truth)
+    rounding = _rounding(setup, found)
+    known = _testable(setup, model)
     words = [
-        verdict(values, interval, low, high[1], _rounding(setup, found))
-        for values, interval, low, high in zip(
-            model.defect, intervals, floor, truth_intervals, strict=True
+        verdict(values, interval, low, high[1], rounding, wrong=other)
+        for values, interval, low, high, other in zip(
+            known, intervals, floor, truth_intervals, wrong, strict=True
         )
     ]
     return {
@@ -147,19 +151,24 @@ def _finite(setup: Setup, found: Results) -> dict[str, Entry]:
         "floor": ("element", floor, "median defect of an isotropic heat flow"),
         "truth_defect": ("element", _median(truth), "median defect of the reference operator"),
         "truth_interval": (("element", "bound"), truth_intervals, "95 % interval of that"),
+        "wrong_defect": ("element", wrong, "median defect with a wrong action on the output"),
         "verdict": ("element", _words(words), "verdict"),
     }
 
 
 def _infinitesimal(setup: Setup, found: Results) -> dict[str, Entry]:
-    scale = np.array([scale_of(setup, xi)[0] for xi in setup.group.generators]).reshape(-1, 1)
-    lee, floor = found.lie["model"] * scale, _median(found.lie["floor"] * scale)
-    truth = _truth(found.lie.get("truth"), lee) * scale
+    scale = np.array([value for value, _ in setup.scales]).reshape(-1, 1)
+    model = found.lie["model"]
+    lee, floor = model.defect * scale, _median(found.lie["floor"].defect * scale)
+    truth = _truth(found.lie, model) * scale
     intervals, truth_intervals = median_interval(lee), median_interval(truth)
     rounding = 10 * _rounding(setup, found)  # a derivative loses a digit more than a value
+    known = _testable(setup, model) * scale
     words = [
         verdict(values, interval, low, high[1], rounding)
-        for values, interval, low, high in zip(lee, intervals, floor, truth_intervals, strict=True)
+        for values, interval, low, high in zip(
+            known, intervals, floor, truth_intervals, strict=True
+        )
     ]
     return {
         "lee": (("generator", "sample"), lee, "‖(L_ξ F)(x)‖ / ‖F(x) − mean‖ × scale"),
@@ -171,16 +180,44 @@ def _infinitesimal(setup: Setup, found: Results) -> dict[str, Entry]:
     }
 
 
+def _aliasing(setup: Setup, found: Results) -> dict[str, Entry]:
+    return aliasing_table(setup, found, 10 * _rounding(setup, found))
+
+
+def _layers(setup: Setup, found: Results) -> dict[str, Entry]:
+    if found.layers is None:
+        return {}
+    dims = ("generator", "layer")
+    return {
+        "layer_share": (dims, found.layers.share, "signed part of the squared Lie derivative"),
+        "layer_local": (dims, found.layers.local, "Lie derivative of the layer alone"),
+    }
+
+
+def _sentences(setup: Setup, found: Results, variables: Mapping[str, Entry]) -> dict[str, Entry]:
+    values = {key: np.asarray(entry[1]) for key, entry in variables.items()}
+    said = findings(setup, found, values, _rounding(setup, found))
+    element, generator = (_words(said[key]) for key in ("finding", "lee_finding"))
+    return {
+        "finding": ("element", element, "what was found, in words"),
+        "lee_finding": ("generator", generator, "what was found, in words"),
+    }
+
+
 # Rounding relative to the fluctuation of the output, which may be small beside its mean.
 def _rounding(setup: Setup, found: Results) -> float:
-    name = str(setup.probe.dtype).removeprefix("torch.")
     fluctuation = float(np.median(found.finite["model"].fluctuation))
-    return ROUNDING.get(name, 1e-2) / max(fluctuation, 1e-6)
+    return setup.rounding / max(fluctuation, 1e-6)
+
+
+# Defects without those of constant outputs, which are relative to nothing.
+def _testable(setup: Setup, table: Table) -> Array:
+    return np.where(table.constant(setup.rounding)[:, None], np.nan, table.defect)
 
 
 # Defects of the truth, (rows, samples); no samples where there is no truth.
-def _truth(values: Array | None, rows: Array) -> Array:
-    return rows[:, :0] if values is None else values
+def _truth(tables: Mapping[str, Table], model: Table) -> Array:
+    return tables["truth"].defect if "truth" in tables else model.defect[:, :0]
 
 
 def _median(values: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The loops of an evaluation: finite defects, Lie derivatives, curves and one example.
+"""The loops of an evaluation: finite defects and Lie derivatives of every sample.
 
 Each function takes a ``Setup`` (which samples, which rows) and a ``Probe`` (who is asked) and
 returns float64 numpy arrays. Samples go through in batches, so memory does not grow with them.
@@ -18,23 +18,51 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fieldsym.action import act
-from fieldsym.group import Element, Generator, Group, so
-from fieldsym.manifold import Region
-from fieldsym.symmetry.evaluate_parts import Probe, Ruler, compare, lie_defect, windowed
-from fieldsym.symmetry.evaluate_rows import Row, element_rows, finite_part, turned
+from fieldsym.group import Group
+from fieldsym.symmetry.evaluate_bands import Bands, Parts
+from fieldsym.symmetry.evaluate_parts import (
+    Defect,
+    Probe,
+    Ruler,
+    array,
+    compare,
+    lie_defects,
+    windowed,
+)
+from fieldsym.symmetry.evaluate_rows import Row, element_rows, finite_part, wrong_action
+from fieldsym.symmetry.evaluate_statistics import ROUNDING
+
+if TYPE_CHECKING:
+    from fieldsym.symmetry.evaluate_aliasing import Fine
+    from fieldsym.symmetry.evaluate_layers import Attribution
 
 Array = np.ndarray
-Progress = Callable[[int, int, str], None]
+# Points per batch: on processors larger arrays are taken from the system anew each time, 3 x slower
+BATCH_POINTS = (2**15, 2**19)
 REFERENCE_SAMPLES = 16  # floors and truths are medians over at most this many samples
-CURVE_SAMPLES = 8
-ANGLES = np.arange(0.0, 361.0, 15.0)
-FRACTIONS = np.linspace(0.0, 1.0, 11)
+
+
+@dataclass
+class Steps:
+    """How far the work is: ``report`` is called with (done, total, what)."""
+
+    report: Callable[[int, int, str], None] | None = None
+    done: int = 0
+    total: int = 0
+
+    def tick(self, what: str) -> None:
+        """One step is done."""
+        self.done += 1
+        if self.report is not None:
+            self.report(self.done, self.total, what)
 
 
 class Setup:
@@ -46,7 +74,8 @@ class Setup:
     probe : Probe of the model, which fixes device and grids
     x, y : Tensor (samples, channel, *grid), and the targets or None
     device : of the model
-    progress : called with (done, total, what)
+    rows : elements to move by; default all of ``element_rows``
+    steps : who is told how far the work is
     """
 
     def __init__(
@@ -57,16 +86,18 @@ class Setup:
         y: Tensor | None = None,
         *,
         device: torch.device | None = None,
-        progress: Progress | None = None,
+        rows: list[Row] | None = None,
+        steps: Steps | None = None,
     ) -> None:
         self.group, self.probe, self.x, self.y = group, probe, x, y
         base, grid = probe.ins.bundle.base, probe.ins.grid
-        self.rows = element_rows(group, base, grid)
+        self.rows = element_rows(group, base, grid) if rows is None else rows
         self.finite = finite_part(group, base, grid)
+        self.bands = Bands.of(base, probe.outs.grid)
         self.device = x.device if device is None else device
         points = max(math.prod(grid), math.prod(probe.outs.grid))
-        self.batch = min(32, max(1, 2**17 // points))
-        self.progress, self.done, self.total = progress, 0, 0
+        self.batch = min(32, max(1, BATCH_POINTS[self.device.type != "cpu"] // points))
+        self.steps = Steps() if steps is None else steps
 
     def take(self, u: Tensor, rows: slice) -> Tensor:
         """Some samples in float64 on the device of the model."""
@@ -77,19 +108,9 @@ class Setup:
         end = len(self.x) if most is None else min(most, len(self.x))
         return [slice(i, min(i + self.batch, end)) for i in range(0, end, self.batch)]
 
-    def tick(self, what: str) -> None:
-        """One step is done."""
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total, what)
-
-    def count(self, probes: int) -> None:
-        """Find the number of steps for a model and some reference operators."""
-        turns = len(self.batches(CURVE_SAMPLES))
-        passes = len(self.batches()) + (probes - 1) * len(self.batches(REFERENCE_SAMPLES))
-        turning = self.probe.outs.bundle.representation.turns
-        curves = (turning and curve_region(self.probe.ins) is not None) + has_shifts(self.probe.ins)
-        self.total = passes * (1 + len(self.group.generators)) + probes * curves * turns
+    def pass_steps(self, most: int | None = None) -> int:
+        """Number of steps of a finite and an infinitesimal pass."""
+        return len(self.batches(most)) * (1 + len(self.group.generators))
 
     def can_measure(self, kind: str) -> bool:
         """Whether a kind of row can be measured: with missing points, only maps of the lattice."""
@@ -98,20 +119,69 @@ class Setup:
             return True
         return kind == "rotation" and ruler.covers_region()
 
+    @property
+    def rounding(self) -> float:
+        """What the dtype of the model loses, relative to the output."""
+        return ROUNDING.get(str(self.probe.dtype).removeprefix("torch."), 1e-2)
 
-@dataclass
-class Finite:
-    """Finite defects, and the errors that come with the same forward passes.
+    @cached_property
+    def scales(self) -> list[tuple[float, str]]:
+        """The natural step along each generator and its name: a radian or a correlation length."""
+        turning = [bool(xi.matrix.any()) for xi in self.group.generators]
+        length = 1.0 if all(turning) else self._correlation_length()
+        return [(1.0, "radian") if turns else (length, "correlation length") for turns in turning]
 
-    ``defect``, ``transformed`` (rows, samples); ``error``, ``fluctuation`` (samples,); ``gram``
-    (order, order), the mean of ⟨R_g, R_h⟩ over samples and space; NaN where not measured.
+    # ‖x − mean‖ / ‖∂x‖ of the input, with the mean square of ∂x over the periodic axes.
+    def _correlation_length(self) -> float:
+        ruler, base = self.probe.ins, self.probe.ins.bundle.base
+        u = self.take(self.x, slice(REFERENCE_SAMPLES))
+        weights = ruler.weights(self.device)
+        axes = [axis for axis, wraps in enumerate(base.periodic) if wraps]
+        slopes = [ruler.norm(base.derivative(u, axis), weights).square().sum() for axis in axes]
+        size = ruler.norm(ruler.fluctuation(u, weights), weights).square().sum()
+        slope = torch.stack(slopes).mean().clamp_min(torch.finfo(torch.float64).tiny)
+        return float((size / slope).sqrt())
+
+
+class Table:
+    """Defects of rows and samples, (rows, samples); NaN where not measured.
+
+    ``defect`` relative to the fluctuation of the output, ``uneven`` this fluctuation relative to
+    the output itself, ``parts`` the fields and bands that the defect is in.
     """
 
-    defect: Array
-    transformed: Array
-    error: Array
-    fluctuation: Array
-    gram: Array
+    def __init__(self, rows: int, fields: int, samples: int) -> None:
+        self.defect, self.uneven = (np.full((rows, samples), np.nan) for _ in range(2))
+        self.parts = Parts.empty(rows, fields, samples)
+
+    def constant(self, rounding: float) -> Array:
+        """Rows whose outputs are constant over space to rounding: there is nothing to move."""
+        return np.array(
+            [bool(len(row)) and bool(np.median(row) <= rounding) for row in self.uneven]
+        )
+
+    def enter(self, i: int, s: slice, ruler: Ruler, bands: Bands, defect: Defect) -> None:
+        """Measure one defect of some samples."""
+        value, weights = defect.value, defect.weights
+        self.defect[i, s] = array(ruler.ratio(defect.error, value, weights))
+        self.uneven[i, s] = array(ruler.unevenness(value, weights))
+        self.parts.enter(i, s, ruler, bands, defect)
+
+
+class Finite(Table):
+    """Finite defects, and the errors that come with the same forward passes.
+
+    ``wrong``: the defect with a wrong action on the output; ``transformed`` (rows, samples);
+    ``error``, ``fluctuation`` (samples,); ``energy`` (bands, samples) of the output; ``gram``
+    (order, order), the mean of ⟨R_g, R_h⟩ over samples and space.
+    """
+
+    def __init__(self, setup: Setup, probe: Probe, samples: int) -> None:
+        super().__init__(len(setup.rows), len(probe.outs.bundle.blocks), samples)
+        self.wrong, self.transformed = (np.full_like(self.defect, np.nan) for _ in range(2))
+        self.error, self.fluctuation = (np.full(samples, np.nan) for _ in range(2))
+        self.energy = np.full((len(setup.bands.labels), samples), np.nan)
+        self.gram = np.zeros((setup.finite.order, setup.finite.order))
 
 
 @dataclass
@@ -119,22 +189,21 @@ class Results:
     """What was measured of the "model", the "floor" and perhaps the "truth"."""
 
     finite: dict[str, Finite]
-    lie: dict[str, Array]
+    lie: dict[str, Table]
     orbit: dict[str, Array | None]
     shifts: dict[str, Array | None]
+    fine: Fine
+    layers: Attribution | None
 
 
 def finite_pass(setup: Setup, probe: Probe, most: int | None = None) -> Finite:
     """‖F(g·x) − g·F(x)‖ / ‖F(x) − mean‖ of every row and sample, and the errors of the model."""
-    batches, order = setup.batches(most), setup.finite.order
-    samples, rows = batches[-1].stop, len(setup.rows)
-    table, line = np.full((rows, samples), np.nan), np.full(samples, np.nan)
-    gram = np.zeros((order, order))
-    found = Finite(table, table.copy(), line, line.copy(), gram)
+    batches = setup.batches(most)
+    found = Finite(setup, probe, batches[-1].stop)
     for s in batches:
         _finite_batch(setup, probe, s, found)
-        setup.tick(f"{probe.name}: finite elements")
-    found.gram /= samples
+        setup.steps.tick(f"{probe.name}: finite elements")
+    found.gram /= batches[-1].stop
     if setup.y is None or probe is not setup.probe:
         found.gram[:] = np.nan
     return found
@@ -143,38 +212,44 @@ def finite_pass(setup: Setup, probe: Probe, most: int | None = None) -> Finite:
 def _finite_batch(setup: Setup, probe: Probe, s: slice, found: Finite) -> None:
     u = setup.take(setup.x, s)
     plain, outs = (u, probe(u)), probe.outs
-    weights = outs.weights(setup.device)
-    centred = outs.norm(outs.fluctuation(plain[1], weights), weights)
-    found.fluctuation[s] = _array(centred / outs.norm(plain[1], weights).clamp_min(1e-300))
+    _output(setup, outs, plain[1], s, found)
     target = setup.take(setup.y, s) if setup.y is not None and probe is setup.probe else None
     aligned = [plain[1]]
     if target is not None:
-        found.error[s] = _array(_relative(outs, plain[1], target, weights))
+        found.error[s] = array(_relative(outs, plain[1], target, outs.weights(setup.device)))
     seen = windowed(probe, u) if any(row.windowed for row in setup.rows) else plain
     for i, row in enumerate(setup.rows):
         if not setup.can_measure(row.kind):
             continue
-        first, second = compare(probe, row, *(seen if row.windowed else plain))
+        state = seen if row.windowed else plain
+        first, second = compare(probe, row, *state)
         if target is not None and row.kind == "point":
             aligned.append(act(row.element.inverse, first, outs.bundle))
         weights = outs.weights(setup.device, [row.element] if row.kind != "rotation" else [])
         if not weights.any():  # no point is valid before and after
             continue
-        found.defect[i, s] = _array(outs.ratio(first - second, second, weights))
-        if target is None or row.windowed:
-            continue
-        moved = act(row.element, target, outs.bundle)
-        found.transformed[i, s] = _array(_relative(outs, first, moved, weights))
+        found.enter(i, s, outs, setup.bands, Defect(first - second, second, weights))
+        other, sign = wrong_action(row.element, outs.bundle.base)
+        wrong = sign * act(other, state[1], outs.bundle)
+        found.wrong[i, s] = array(outs.ratio(first - wrong, second, weights))
+        if target is not None and not row.windowed:
+            moved = act(row.element, target, outs.bundle)
+            found.transformed[i, s] = array(_relative(outs, first, moved, weights))
     if target is not None:
         found.gram += _gram(outs, [v - target for v in aligned], setup)
 
 
+# How far the output is from constant, and how its fluctuation is spread over the bands.
+def _output(setup: Setup, outs: Ruler, value: Tensor, s: slice, found: Finite) -> None:
+    weights = outs.weights(setup.device)
+    found.fluctuation[s] = array(outs.unevenness(value, weights))
+    if outs.mask is None:
+        energy = setup.bands.energies(outs.bundle, outs.fluctuation(value, weights))
+        found.energy[:, s] = array((energy / energy.sum(1, keepdim=True)).T)
+
+
 def _relative(ruler: Ruler, value: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     return ruler.norm(value - target, weights) / ruler.norm(target, weights).clamp_min(1e-300)
-
-
-def _array(values: Tensor) -> Array:
-    return values.detach().cpu().numpy()
 
 
 # Σ over samples of ⟨R_g, R_h⟩, a mean over the points that are valid in every image.
@@ -184,103 +259,23 @@ def _gram(ruler: Ruler, residuals: list[Tensor], setup: Setup) -> Array:
     channel = -ruler.bundle.base.dim - 1
     rho = ruler.bundle.representation.gram.to(stack)
     other = torch.movedim(torch.movedim(stack, channel, -1) @ rho, -1, channel)
-    return _array(stack.flatten(1) @ other.flatten(1).T)
+    return array(stack.flatten(1) @ other.flatten(1).T)
 
 
-def lie_pass(setup: Setup, probe: Probe, most: int | None = None) -> Array:
+def lie_pass(setup: Setup, probe: Probe, most: int | None = None) -> Table:
     """‖(L_ξ F)(x)‖ / ‖F(x) − mean‖, (generators, samples), per unit of the parameter."""
-    batches = setup.batches(most)
-    found = np.full((len(setup.group.generators), batches[-1].stop), np.nan)
+    batches, generators = setup.batches(most), setup.group.generators
+    found = Table(len(generators), len(probe.outs.bundle.blocks), batches[-1].stop)
     for s in batches:
         u = setup.take(setup.x, s)
-        for i, xi in enumerate(setup.group.generators):
-            if setup.can_measure("rotation" if xi.matrix.any() else "fractional shift"):
-                found[i, s] = _array(lie_defect(probe, xi, u))
-            setup.tick(f"{probe.name}: {xi.name}")
+        for kind in ("fractional shift", "rotation"):
+            chosen = [
+                i for i, xi in enumerate(generators) if xi.matrix.any() == (kind == "rotation")
+            ]
+            if chosen and setup.can_measure(kind):
+                defects = lie_defects(probe, [generators[i] for i in chosen], u)
+                for i, defect in zip(chosen, defects, strict=True):
+                    found.enter(i, s, probe.outs, setup.bands, defect)
+            for i in chosen:
+                setup.steps.tick(f"{probe.name}: {generators[i].name}")
     return found
-
-
-def scale_of(setup: Setup, xi: Generator) -> tuple[float, str]:
-    """The natural step along a generator, and its name.
-
-    A radian, or the correlation length ‖x − mean‖ / ‖∂x‖ of the input, with the mean square of ∂x
-    over the periodic axes.
-    """
-    if xi.matrix.any():
-        return 1.0, "radian"
-    ruler, base = setup.probe.ins, setup.probe.ins.bundle.base
-    u = setup.take(setup.x, slice(REFERENCE_SAMPLES))
-    weights = ruler.weights(setup.device)
-    axes = [axis for axis, wraps in enumerate(base.periodic) if wraps]
-    slopes = [ruler.norm(base.derivative(u, axis), weights).square().sum() for axis in axes]
-    size = ruler.norm(ruler.fluctuation(u, weights), weights).square().sum()
-    slope = torch.stack(slopes).mean().clamp_min(torch.finfo(torch.float64).tiny)
-    return float((size / slope).sqrt()), "correlation length"
-
-
-def curve_region(ruler: Ruler) -> Region | None:
-    """Where an orbit curve is measured; None where it cannot be."""
-    base = ruler.bundle.base
-    if base.dim != 2 or not ruler.covers_region() or not ruler.bundle.representation.turns:
-        return None
-    square = all(base.periodic) and np.ptp(base.lengths) < 1e-9 * base.lengths[0]
-    if ruler.region is not None or not square or ruler.mask is not None:
-        return ruler.region
-    return base.disk(0.4 * base.lengths[0])
-
-
-def has_shifts(ruler: Ruler) -> bool:
-    """Whether fractional shifts can be measured."""
-    return any(ruler.bundle.base.periodic) and ruler.mask is None
-
-
-def orbit_curve(setup: Setup, probe: Probe) -> Array | None:
-    """Median defect of windowed rotations by ``ANGLES``; NaN where one cannot be done."""
-    region = curve_region(probe.ins)
-    if region is None or not probe.outs.bundle.representation.turns:
-        return None
-    ins, outs = (Ruler(r.bundle, r.grid, region) for r in (probe.ins, probe.outs))
-    inside = Probe(probe.operator, ins, outs, probe.dtype, probe.name)
-    turns = [turned(so(2).generators[0], angle) for angle in ANGLES]
-    return _curve(setup, inside, [Row("", g, "rotation") for g in turns], "orbit")
-
-
-def shift_curve(setup: Setup, probe: Probe) -> Array | None:
-    """Median defect of shifts by ``FRACTIONS`` of a cell along all periodic axes."""
-    if not has_shifts(probe.ins):
-        return None
-    base = probe.ins.bundle.base
-    cell = np.array(base.spacing(probe.ins.grid)) * np.array(base.periodic)
-    shifts = [Element(np.eye(base.dim), fraction * cell) for fraction in FRACTIONS]
-    return _curve(setup, probe, [Row("", g, "fractional shift") for g in shifts], "shifts")
-
-
-def _curve(setup: Setup, probe: Probe, rows: list[Row], what: str) -> Array:
-    base, grid = probe.ins.bundle.base, probe.ins.grid
-    weights, found = probe.outs.weights(setup.device), []
-    for s in setup.batches(CURVE_SAMPLES):
-        u = setup.take(setup.x, s)
-        state = windowed(probe, u) if rows[0].windowed else (u, probe(u))
-        values = np.full((len(rows), len(u)), np.nan)
-        for i, row in enumerate(rows):
-            if base.lattice(row.element) is None or base.admits(row.element, grid):
-                first, second = compare(probe, row, *state)
-                values[i] = _array(probe.outs.ratio(first - second, second, weights))
-        found.append(values)
-        setup.tick(f"{probe.name}: {what}")
-    return np.median(np.concatenate(found, axis=1), axis=1)
-
-
-def example(setup: Setup, row: Row | None) -> dict[str, Array]:
-    """The first sample: input, output, target, and the defect of one row at every point."""
-    probe, s = setup.probe, slice(1)
-    u = setup.take(setup.x, s)
-    plain = (u, probe(u))
-    maps = {"input": _array(u[0]), "output": _array(plain[1][0])}
-    if setup.y is not None:
-        maps["target"] = _array(setup.take(setup.y, s)[0])
-    if row is not None:
-        first, second = compare(probe, row, *(windowed(probe, u) if row.windowed else plain))
-        valid = probe.outs.weights(setup.device, [] if row.windowed else [row.element]) > 0
-        maps["defect"] = _array((probe.outs.bundle.norm(first - second) * valid)[0])
-    return maps

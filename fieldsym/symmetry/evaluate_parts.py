@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,16 +71,33 @@ class Ruler:
         axes = tuple(range(-self.bundle.base.dim, 0))
         return (self.bundle.squared_norm(u) * weights).sum(axes).sqrt()
 
+    def squares(self, u: Tensor, weights: Tensor) -> Tensor:
+        """Squared norm of every block, (batch, channel, *grid) to (batch, field)."""
+        v = u.movedim(-self.bundle.base.dim - 1, -1)
+        products = v * (v @ self.bundle.representation.gram.to(v)) * weights[..., None]
+        channels = products.flatten(1, -2).sum(1)
+        return torch.stack([channels[:, s].sum(1) for s in self.bundle.slices.values()], 1)
+
     def fluctuation(self, u: Tensor, weights: Tensor) -> Tensor:
         """The section without its mean over space."""
         axes = tuple(range(-self.bundle.base.dim, 0))
         return u - (u * weights).sum(axes, keepdim=True) / weights.sum()
+
+    def unevenness(self, value: Tensor, weights: Tensor) -> Tensor:
+        """‖value − mean‖ / ‖value‖ of every sample, 0 for a value of 0."""
+        centred = self.norm(self.fluctuation(value, weights), weights)
+        return centred / self.norm(value, weights).clamp_min(torch.finfo(torch.float64).tiny)
 
     def ratio(self, error: Tensor, value: Tensor, weights: Tensor) -> Tensor:
         """‖error‖ / ‖value − mean‖ of every sample; a constant value counts as 1e-10 of itself."""
         bottom = self.norm(self.fluctuation(value, weights), weights)
         bottom = torch.maximum(bottom, 1e-10 * self.norm(value, weights))
         return self.norm(error, weights) / bottom.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def array(values: Tensor) -> np.ndarray:
+    """The numbers of a tensor, wherever it is."""
+    return values.detach().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -118,23 +136,47 @@ class Probe:
         return value
 
     def push(self, u: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
-        """F(u) and DF(u)[along]: forward differentiation, or central differences without it."""
+        """F(u) and DF(u)[v] for every tangent v, (directions, batch, channel, *grid).
+
+        All at once where the operator has a ``push_forward``; else by forward differentiation, one
+        by one, or by central differences where that fails.
+        """
         u, along = u.to(self.dtype), along.to(self.dtype)
+        push = getattr(self.operator, "push_forward", self._push_each)
         with torch.no_grad():
-            try:
-                value, pushed = torch.func.jvp(self.operator, (u,), (along,))[:2]
-            except RuntimeError:
-                value, pushed = self._differences(u, along)
-            if along.any() and not pushed.any():  # the operator cut the derivative off
-                value, pushed = self._differences(u, along)
+            value, pushed = push(u, along)
         return self.checked(value, len(u)).double(), pushed.double()
 
+    def _push_each(self, u: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+        value, slopes = None, []
+        for v in along:
+            try:
+                value, slope = torch.func.jvp(self.operator, (u,), (v,))[:2]
+            except RuntimeError:
+                slope = None
+            if slope is None or (v.any() and not slope.any()):  # the operator cut it off
+                slope = self._difference(u, v)
+            slopes.append(slope)
+        return self.operator(u) if value is None else value, torch.stack(slopes)
+
     # The best steps are 1e-2 in float32 and 1e-5 in float64, relative to the field.
-    def _differences(self, u: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+    def _difference(self, u: Tensor, along: Tensor) -> Tensor:
         relative = 1e-2 if self.dtype == torch.float32 else 1e-5
         step = relative * float(u.norm() / along.norm().clamp_min(1e-30))
-        ahead, behind = self.operator(u + step * along), self.operator(u - step * along)
-        return self.operator(u), (ahead - behind) / (2 * step)
+        return (self.operator(u + step * along) - self.operator(u - step * along)) / (2 * step)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A difference of two sections, what it is relative to, and where it is measured.
+
+    ``window`` fades both out before a spectrum is taken; None where they are periodic as they are.
+    """
+
+    error: Tensor
+    value: Tensor
+    weights: Tensor
+    window: Tensor | None = None
 
 
 def own_dtype(operator: Operator, default: torch.dtype) -> torch.dtype:
@@ -180,20 +222,22 @@ def windowed(probe: Probe, u: Tensor) -> tuple[Tensor, Tensor]:
     return u, probe(u) * probe.outs.window(u.device)
 
 
-def lie_defect(probe: Probe, xi: Generator, u: Tensor) -> Tensor:
-    """‖(L_ξ F)(u)‖ / ‖F(u) − mean‖ of every sample, per unit of the group parameter."""
-    turns = bool(xi.matrix.any())
+def lie_defects(probe: Probe, generators: Sequence[Generator], u: Tensor) -> list[Defect]:
+    """(L_ξ F)(u) per unit of the group parameter, of generators that all turn or all shift."""
+    turns, outs = bool(generators[0].matrix.any()), probe.outs
     if turns:
         u = u * probe.ins.window(u.device)
-    value, pushed = probe.push(u, act_infinitesimal(xi, u, probe.ins.bundle))
-    outs = probe.outs
-    weights = outs.weights(u.device)
+    along = torch.stack([act_infinitesimal(xi, u, probe.ins.bundle) for xi in generators])
+    value, pushed = probe.push(u, along)
+    weights, window = outs.weights(u.device), None
     if turns and outs.region is not None:
-        weights = weights * outs.region.mask(outs.grid, u.device)
+        weights, window = weights * outs.region.mask(outs.grid, u.device), outs.window(u.device)
         if not all(outs.bundle.base.periodic):  # no spectral derivative across an open edge
-            window = outs.window(u.device)
             value, pushed = value * window, pushed * window
-    return outs.ratio(pushed - act_infinitesimal(xi, value, probe.outs.bundle), value, weights)
+    moved = (act_infinitesimal(xi, value, outs.bundle) for xi in generators)
+    return [
+        Defect(slope - v, value, weights, window) for slope, v in zip(pushed, moved, strict=True)
+    ]
 
 
 def control_flow(bundle: Bundle, u: Tensor) -> Operator:
@@ -208,22 +252,24 @@ def control_flow(bundle: Bundle, u: Tensor) -> Operator:
     True
     """
     base, grid = bundle.base, bundle.grid(u)
-    lengths = tuple(
-        length if wraps else 2 * length
-        for length, wraps in zip(base.lengths, base.periodic, strict=True)
-    )
-    torus = Torus(lengths)
-    smooth = _mirrored(u.double(), base)
+    torus = mirrored_base(base)
+    smooth = mirrored(u.double(), base)
     smooth = smooth - smooth.mean(tuple(range(-base.dim, 0)), keepdim=True)
     slopes = torus.gradient(smooth).square().sum()
     time = math.log(2) * float(smooth.square().sum() / slopes.clamp_min(1e-300))
-    flow = heat_flow(torus, min(max(time, 0.0), max(lengths) ** 2))
+    flow = heat_flow(torus, min(max(time, 0.0), max(torus.lengths) ** 2))
     inside = (..., *(slice(n) for n in grid))
-    return lambda v: flow(_mirrored(v, base))[inside]
+    return lambda v: flow(mirrored(v, base))[inside]
 
 
-# Even continuation across every edge that is not periodic.
-def _mirrored(u: Tensor, base: Manifold) -> Tensor:
+def mirrored_base(base: Manifold) -> Torus:
+    """The torus that :func:`mirrored` sections live on."""
+    pairs = zip(base.lengths, base.periodic, strict=True)
+    return Torus(tuple(length if wraps else 2 * length for length, wraps in pairs))
+
+
+def mirrored(u: Tensor, base: Manifold) -> Tensor:
+    """Even continuation across every edge that is not periodic."""
     for axis, (wraps, where) in enumerate(zip(base.periodic, base.location, strict=True)):
         if not wraps:
             position = u.ndim - base.dim + axis

@@ -47,6 +47,7 @@ def attributes(setup: Setup, found: Results, name: str) -> dict[str, str | int |
         "reference_samples": setup.batches(REFERENCE_SAMPLES)[-1].stop,
         "has_target": int(setup.y is not None),
         "has_truth": int("truth" in found.lie),
+        "finer_grid": found.fine.reason or f"twice as fine, {found.fine.lie.shape[1]} samples",
         "fine_energy": _fine_energy(setup),
         "fluctuation": float(np.median(found.finite["model"].fluctuation)),
         "dtype": str(probe.dtype).removeprefix("torch."),

@@ -23,7 +23,7 @@ import numpy as np
 from fieldsym.action import action_method
 from fieldsym.bundle import Bundle
 from fieldsym.errors import GridError, GroupError
-from fieldsym.group import AXES, Element, Generator, Group, trivial
+from fieldsym.group import AXES, Element, Generator, Group, trivial, wrap
 from fieldsym.manifold import Manifold, Region
 
 KINDS = ("point", "shift", "fractional shift", "rotation")
@@ -123,6 +123,22 @@ def _shift_rows(xi: Generator, base: Manifold, grid: Sequence[int], cells: int) 
         )
         for step, text in steps
     ]
+
+
+def wrong_action(g: Element, base: Manifold) -> tuple[Element, float]:
+    """An element and a sign: an action on the output that is not that of g, as a control.
+
+    The inverse where that is another map. Where it is not (mirrors, half turns), g with the
+    opposite parity: pseudo types without their sign, others with one, vectors reversed.
+
+    Examples
+    --------
+    >>> import fieldsym as fs
+    >>> base, quarter = fs.Torus((1.0, 1.0)), fs.groups.cyclic(4).elements[1]
+    >>> wrong_action(quarter, base), wrong_action(quarter @ quarter, base)
+    ((Element(rotation 270°), 1.0), (Element(rotation 180°), -1.0))
+    """
+    return (g, -1.0) if wrap(g @ g, base.lengths).is_identity else (g.inverse, 1.0)
 
 
 def check_group(

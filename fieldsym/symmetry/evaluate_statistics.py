@@ -51,12 +51,25 @@ def median_interval(values: Array) -> Array:
     return np.array(found).reshape(rows, 2)
 
 
+def passes(defect: float, floor: float, rounding: float) -> bool:
+    """Whether a defect is no more than what the transform or the dtype loses."""
+    return defect <= max(rounding, FLOOR_FACTOR * floor)
+
+
 def verdict(
-    values: Array, interval: Array, floor: float, truth_high: float, rounding: float
+    values: Array,
+    interval: Array,
+    floor: float,
+    truth_high: float,
+    rounding: float,
+    *,
+    wrong: float = np.inf,
 ) -> str:
     """The verdict on one symmetry in words.
 
-    * "not testable on this grid": not measured, or the transform alone loses more than 0.1;
+    * "not testable on this grid": not measured, or the transform alone loses more than 0.1, or
+      the symmetry holds but so does ``wrong``, the median defect with a wrong action on the output:
+      the samples cannot tell the two;
     * "exact": 95 % of the samples are within rounding (2e-6 in float32, 1e-12 in float64, times
       the ratio of the output to its fluctuation);
     * "below floor": the median is less than 3 × the floor of the transform;
@@ -70,14 +83,18 @@ def verdict(
     'resolved violation'
     >>> verdict(sample, np.array([0.2, 0.3]), 1e-7, 0.22, 1e-5)
     'consistent with truth'
+    >>> verdict(sample / 1e7, np.array([2e-8, 3e-8]), 1e-7, np.nan, 1e-5, wrong=1e-8)
+    'not testable on this grid'
     """
     if not values.size or not np.isfinite(values).all() or not floor <= USELESS_FLOOR:
         return NOT_TESTABLE
-    if np.quantile(values, 0.95) <= rounding:
-        return EXACT
+    word = AS_TRUTH if interval[0] <= truth_high else VIOLATION
     if np.median(values) < FLOOR_FACTOR * floor:
-        return BELOW_FLOOR
-    return AS_TRUTH if interval[0] <= truth_high else VIOLATION
+        word = BELOW_FLOOR
+    if np.quantile(values, 0.95) <= rounding:
+        word = EXACT
+    blind = word in (EXACT, BELOW_FLOOR) and passes(wrong, floor, rounding)
+    return NOT_TESTABLE if blind else word
 
 
 def generated(group: Group, positions: Iterable[int]) -> list[int]:

@@ -1,0 +1,380 @@
+"""Figures of merit of symmetric and plain operators: one command, one table, one page.
+
+    python benchmarks/merit.py                        # three seeds; about ten minutes
+    python benchmarks/merit.py --quick --out /tmp/merit
+
+Accuracy, parameters, data efficiency, cost, robustness and interpretability, the list of Bogatskiy
+et al. 2022 (arXiv:2203.06153), for a D4 operator, a plain one, the same with augmentation, and
+neuraloperator's. Data and training are those of side_by_side.py: decaying Navier–Stokes flow on
+32², w(0) ↦ w(1), with fewer steps. Every seed has its own fields, weights and order.
+
+* Data efficiency: test error against the number n of training fields, and the exponent b of
+  error ∝ n^−b, fitted for every seed (mean ± standard error over the seeds).
+* Off distribution: test fields turned by 90°, reflected, or with a rougher spectrum (α = 2).
+* Interpretability: energy of the multipliers R(k) of the spectral layers by angular order, least
+  squares R(k) ≈ Σ_{|n| ≤ 4} R_n e^{inθ} on rings |k| ≈ 2, 3, …. R(−k) is the conjugate of R(k), so
+  that the half plane says it all. The same for the response of the whole operator at rest, where
+  the flow has order 0 alone and D4 allows 0, 4, 8, ….
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import side_by_side as side
+import torch
+from common import machine, mean_and_spread, real_parameters, record, report, versions
+from side_by_side import Entry, Task
+from torch import Tensor, nn
+
+import fieldsym as fs
+from fieldsym.operators.spectral import SpectralConv
+
+ROWS = {
+    "D4 FNO": side.RIGHT,
+    "plain FNO": side.PLAIN,
+    "plain FNO + augmentation": "plain FNO + augmentation",
+    "neuraloperator FNO": "neuraloperator FNO",
+}
+ROUGH = 2.0  # exponent α of the rougher spectrum; that of the training is 2.5
+ORDERS = 4
+LABELS = (*map(str, range(ORDERS + 1)), "higher")
+Found = dict[str, Any]
+
+
+# Angular orders -----------------------------------------------------------------------------------
+
+
+def angular_energy(table: Tensor) -> np.ndarray:
+    """Share of the energy of R(k) in every angular order.
+
+    ``table``: (2K+1, 2K+1, …), rows −K..K of both axes. Returns 0..``ORDERS`` and what no order up
+    to that explains, together 1.
+    """
+    values = table.detach().to(torch.complex128).reshape(*table.shape[:2], -1).numpy()
+    cut = len(values) // 2
+    k = np.arange(-cut, cut + 1)
+    radius, angle = np.hypot(k[:, None], k), np.arctan2(k, k[:, None])
+    energy = np.zeros(ORDERS + 2)
+    for ring in range(2, cut + 1):  # on the first there are too few points for nine harmonics
+        inside = np.abs(radius - ring) < 0.5
+        orders = np.arange(-ORDERS, ORDERS + 1)
+        waves = np.exp(1j * angle[inside][:, None] * orders)
+        found = np.linalg.lstsq(waves, values[inside], rcond=None)[0]
+        rest = values[inside] - waves @ found
+        for n, row in zip(np.abs(orders), found, strict=True):
+            energy[n] += len(waves) * np.square(np.abs(row)).sum()
+        energy[-1] += np.square(np.abs(rest)).sum()
+    return energy / energy.sum()
+
+
+@torch.no_grad()
+def multipliers(operator: Callable[[Tensor], Tensor], channels: int, grid: int, cut: int) -> Tensor:
+    """R(k) of an operator that commutes with shifts, from its response to impulses.
+
+    Returns (2·cut+1, 2·cut+1, out, in), complex.
+    """
+    impulses = torch.zeros(channels, channels, grid, grid)
+    impulses[torch.arange(channels), torch.arange(channels), 0, 0] = 1
+    rows = torch.arange(-cut, cut + 1) % grid
+    spectrum = torch.fft.fft2(operator(impulses).double())
+    return spectrum[:, :, rows[:, None], rows].permute(2, 3, 1, 0)
+
+
+def spectral_layers(model: nn.Module) -> list[nn.Module]:
+    """The spectral convolutions of ours or of neuraloperator's."""
+    if isinstance(model, fs.FNO):
+        return [m for m in model.modules() if isinstance(m, SpectralConv)]
+    return list(model.fno_blocks.convs)  # type: ignore[union-attr,arg-type]
+
+
+def orders_of(model: nn.Module, n_modes: int) -> Found:
+    """Angular orders of the spectral weights, mean over the layers, and of the response at rest."""
+    cut = n_modes // 2
+    layers = spectral_layers(model)
+    shares = []
+    for layer in layers:
+        width = layer.rep_in.channels if isinstance(layer, SpectralConv) else layer.in_channels
+        shares.append(angular_energy(multipliers(layer, width, 2 * cut + 2, cut)))
+    rest = torch.zeros(1, 1, side.GRID, side.GRID)
+
+    def response(u: Tensor) -> Tensor:
+        return torch.func.jvp(model, (rest,), (u,))[1]
+
+    at_rest = angular_energy(multipliers(response, 1, side.GRID, cut))
+    return {"weights": np.mean(shares, axis=0).tolist(), "at rest": at_rest.tolist()}
+
+
+# Runs ---------------------------------------------------------------------------------------------
+
+
+def rough_fields(count: int, seed: int) -> side.Pairs:
+    """Pairs as those of the training, from initial vorticity with more small scales."""
+    grid = (side.GRID, side.GRID)
+    w = fs.simulate.random_vorticity(side.BASE, grid, batch=count, seed=seed, alpha=ROUGH)
+    w = w / w.std()
+    with torch.no_grad():
+        return w.float(), fs.simulate.navier_stokes(side.BASE, time=1.0, viscosity=1e-3)(w).float()
+
+
+def run(task: Task, entry: Entry, train: side.Pairs, test: side.Pairs, rough: side.Pairs) -> Found:
+    """Train one operator and measure all of its figures."""
+    torch.manual_seed(task.seed)
+    model = entry.build(task.width, task.n_modes)
+    x, y = (part[: task.fields] for part in train)
+    seconds = side.fit(model, x, y, task, augmented=entry.augmented)
+    found = {"parameters": real_parameters(model), "training": seconds}
+    found |= side.scores(model, *test)
+    with torch.no_grad():
+        found["inference"] = inference(model, test[0][:32])
+        found["rougher"] = float(side.relative(model(rough[0]), rough[1]).mean())
+    return {**asdict(task), **found, **orders_of(model, task.n_modes)}
+
+
+def inference(model: nn.Module, x: Tensor, rounds: int = 5) -> float:
+    """Process seconds per field, median of some rounds."""
+    spent = []
+    for _ in range(rounds):
+        start = time.process_time()
+        model(x)
+        spent.append((time.process_time() - start) / len(x))
+    return float(np.median(spent))
+
+
+def run_all(tasks: Sequence[Task], tests: int, path: Path) -> list[Found]:
+    """All runs, seed by seed; those of an earlier call are taken from the file."""
+    done, entries = side.read_results(path), side.zoo(None)
+    for seed in sorted({task.seed for task in tasks if task not in done}):
+        test, rough = side.simulate(0, tests, seed), rough_fields(tests, 1000 + seed)
+        train = side.simulate(tests, max(task.fields for task in tasks), seed)
+        for task in [task for task in tasks if task.seed == seed and task not in done]:
+            done[task] = run(task, entries[ROWS[task.model]], train, test, rough)
+            with path.open("a") as file:
+                file.write(f"{json.dumps(done[task])}\n")
+    return [done[task] for task in tasks]
+
+
+# Figures ------------------------------------------------------------------------------------------
+
+
+def exponent(errors: dict[int, float]) -> float:
+    """b of error ∝ n^−b, by least squares in logarithms."""
+    n, e = (np.log(list(values)) for values in (errors.keys(), errors.values()))
+    return float(-np.polyfit(n, e, 1)[0])
+
+
+class Merit:
+    """The runs of one operator, and its figures as (mean, spread over the seeds)."""
+
+    def __init__(self, name: str, runs: Iterable[Found]) -> None:
+        self.name = name
+        self.runs = [found for found in runs if found["model"] == name]
+        self.sizes = sorted({found["fields"] for found in self.runs})
+        self.full = [found for found in self.runs if found["fields"] == self.sizes[-1]]
+
+    def figure(self, key: str) -> tuple[float, float]:
+        """A figure at the largest number of fields."""
+        return mean_and_spread([float(found[key]) for found in self.full])
+
+    def errors(self) -> dict[int, tuple[float, float]]:
+        """Test error by number of training fields."""
+        return {
+            n: mean_and_spread([found["test"] for found in self.runs if found["fields"] == n])
+            for n in self.sizes
+        }
+
+    def exponent(self) -> tuple[float, float]:
+        """Exponent of the error, and its standard error over the seeds."""
+        seeds = sorted({found["seed"] for found in self.runs})
+        each = [
+            exponent({f["fields"]: f["test"] for f in self.runs if f["seed"] == seed})
+            for seed in seeds
+        ]
+        mean, spread = mean_and_spread(each)
+        return mean, spread / math.sqrt(len(each))
+
+    def orders(self, key: str) -> np.ndarray:
+        """Share of the energy in every angular order."""
+        return np.mean([found[key] for found in self.full], axis=0)
+
+
+def percent(pair: tuple[float, float]) -> str:
+    """Mean ± spread in percent, or a power of ten for what is exact."""
+    mean, spread = pair
+    return f"{mean:.0e}" if mean < 1e-4 else f"{100 * mean:.2f} ± {100 * spread:.2f} %"
+
+
+def shares(values: np.ndarray) -> str:
+    """Shares in percent, one after the other."""
+    return " / ".join(f"{100 * value:.0f}" for value in values)
+
+
+def white(n_modes: int) -> str:
+    """What weights without any structure would have."""
+    generator = torch.Generator().manual_seed(0)
+    return shares(angular_energy(torch.randn(n_modes, n_modes, 1000, generator=generator)))
+
+
+def figures(merit: Merit) -> dict[str, str]:
+    """The column of one operator."""
+    time_ms = [1e3 * value for value in merit.figure("inference")]
+    training, slope, most = merit.figure("training"), merit.exponent(), merit.sizes[-1]
+    return {
+        f"accuracy: test error, {most} fields": percent(merit.figure("test")),
+        "real parameters": f"{merit.full[0]['parameters']:,}",
+        **{f"data: test error, {n} fields": percent(e) for n, e in merit.errors().items()},
+        "data: exponent b of error ∝ n^−b": f"{slope[0]:.2f} ± {slope[1]:.2f}",
+        "cost: training, process seconds": f"{training[0]:.1f} ± {training[1]:.1f}",
+        "cost: inference, ms per field": f"{time_ms[0]:.2f} ± {time_ms[1]:.2f}",
+        "robust: turned by 90°": percent(merit.figure("rotated")),
+        "robust: reflected": percent(merit.figure("reflected")),
+        f"robust: rougher spectrum, α = {ROUGH:g}": percent(merit.figure("rougher")),
+        "symmetry: defect of the quarter turn": percent(merit.figure("not rotating")),
+        "symmetry: defect of the reflection": percent(merit.figure("not reflecting")),
+        f"weights: energy in order {' / '.join(LABELS)}, % "
+        f"(white noise {white(merit.full[0]['n_modes'])})": shares(merit.orders("weights")),
+        f"at rest: energy in order {' / '.join(LABELS)}, %": shares(merit.orders("at rest")),
+    }
+
+
+def facts(merit: Merit) -> list[tuple[str, str, float, float | str]]:
+    """What is recorded of one operator."""
+    keys = ("test", "training", "inference", "rotated", "reflected", "rougher", "not rotating")
+    rows = [(merit.name, key, *merit.figure(key)) for key in (*keys, "parameters")]
+    rows += [(merit.name, f"test, {n} fields", *e) for n, e in merit.errors().items()]
+    rows.append((merit.name, "exponent", *merit.exponent()))
+    for key in ("weights", "at rest"):
+        energies = zip(LABELS, merit.orders(key), strict=True)
+        rows += [(merit.name, f"{key}, order {n}", float(e), "") for n, e in energies]
+    return rows
+
+
+# Page ---------------------------------------------------------------------------------------------
+
+
+def picture(merits: Sequence[Merit]) -> bytes:
+    """Error against data, robustness, and angular orders, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    axes = figure.subplots(2, 2)
+    _draw_data(axes[0, 0], merits)
+    keys = {"test": "as trained", "rotated": "turned 90°", "reflected": "reflected",
+            "rougher": "rougher"}  # fmt: skip
+    heights = {m.name: [100 * m.figure(key)[0] for key in keys] for m in merits}
+    _draw_bars(axes[0, 1], heights, tuple(keys.values()), "test error (%)", "Off distribution")
+    for axis, key, title in (
+        (axes[1, 0], "weights", "Learned spectral weights"),
+        (axes[1, 1], "at rest", "Response at rest"),
+    ):
+        orders = {m.name: 100 * m.orders(key) for m in merits}
+        _draw_bars(axis, orders, LABELS, "energy (%)", f"{title}, by angular order n")
+    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
+
+
+def _draw_data(axis: Any, merits: Sequence[Merit]) -> None:
+    for number, merit in enumerate(merits):
+        n = np.array(merit.sizes)
+        mean, spread = (100 * np.array(part) for part in zip(*merit.errors().values(), strict=True))
+        axis.errorbar(n, mean, spread, fmt="o", capsize=3, color=f"C{number}")
+        slope = merit.exponent()[0]
+        middle = np.exp(np.log(mean).mean() + slope * np.log(n).mean())
+        axis.plot(n, middle * n**-slope, color=f"C{number}", label=f"$n^{{-{slope:.2f}}}$")
+    axis.set(xscale="log", yscale="log", xlabel="training fields n", ylabel="test error (%)",
+             title="Data efficiency", xticks=merits[0].sizes,
+             xticklabels=map(str, merits[0].sizes))  # fmt: skip
+    low, high = axis.get_ylim()
+    ticks = [t for t in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200) if low <= t <= high]
+    axis.set(yticks=ticks, yticklabels=map(str, ticks))
+    axis.minorticks_off()
+    axis.legend()
+
+
+def _draw_bars(axis: Any, heights: dict, labels: Sequence[str], unit: str, title: str) -> None:
+    where, width = np.arange(len(labels)), 0.8 / len(heights)
+    for number, (name, values) in enumerate(heights.items()):
+        axis.bar(where + (number - (len(heights) - 1) / 2) * width, values, width, label=name)
+    axis.set(xticks=where, xticklabels=labels, ylabel=unit, title=title)
+
+
+def page(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], png: bytes) -> str:
+    """One self-contained page."""
+
+    def line(cells: Iterable[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    body = "\n".join([line(header, "th"), *(line(row, "td") for row in rows)])
+    notes = "".join(f"<p>{html.escape(part)}</p>" for part in __doc__.split("\n\n")[2:])
+    image = base64.b64encode(png).decode()
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Figures of merit</title>
+<style>body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1150px; margin: 2rem auto }}
+td, th {{ padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ddd }}
+table {{ border-collapse: collapse }} img {{ max-width: 100% }}</style>
+<h1>Figures of merit</h1><p>{html.escape(title)}</p><table>{body}</table>
+<img alt="Data efficiency, robustness and angular orders" src="data:image/png;base64,{image}">
+{notes}<p>{html.escape(f"{machine()}; {versions()}")}</p></html>
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--fields", type=int, nargs="+", default=[16, 32, 64, 128])
+    options.add_argument("--steps", type=int, default=250)
+    options.add_argument("--width", type=int, default=24, help="hidden channels")
+    options.add_argument("--n-modes", type=int, default=15)
+    options.add_argument("--tests", type=int, default=128, help="test fields")
+    options.add_argument("--quick", action="store_true", help="seconds instead of minutes")
+    options.add_argument("--out", type=Path, default=Path("runs/merit"))
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, measure, print and record the table, and write the page."""
+    options = parser().parse_args(arguments)
+    if options.quick:
+        small = {"seeds": 2, "fields": [4, 8], "steps": 2, "width": 8, "n_modes": 9, "tests": 4}
+        vars(options).update(small)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    size = (options.steps, options.width, options.n_modes)
+    tasks = [
+        Task(name, fields, seed, *size)
+        for seed in range(options.seeds)
+        for fields in options.fields
+        for name in ROWS
+    ]
+    found = run_all(tasks, options.tests, options.out / "results.jsonl")
+    merits = [Merit(name, found) for name in ROWS]
+    columns = {merit.name: figures(merit) for merit in merits}
+    rows = [(key, *(c[key] for c in columns.values())) for key in columns[merits[0].name]]
+    title = (
+        f"Decaying Navier–Stokes 32², width {options.width}, n_modes {options.n_modes}, "
+        f"{options.steps} steps, {options.seeds} seeds (mean ± standard deviation; of the exponent "
+        "± standard error)"
+    )
+    report(f"Figures of merit. {title}", ("figure", *columns), rows)
+    record("merit", [row for merit in merits for row in facts(merit)])
+    png = picture(merits)
+    (options.out / "merit.png").write_bytes(png)
+    (options.out / "merit.html").write_text(page(title, ("figure", *columns), rows, png))
+    print(f"page: {options.out / 'merit.html'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

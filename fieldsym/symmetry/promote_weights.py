@@ -1,0 +1,258 @@
+"""How far the weights of a module are from commuting with candidate symmetries.
+
+A linear layer commutes with exp(tξ) iff L_ξ W = 0, which is linear in W and needs no data. The
+layers' columns L_ξ W are concatenated, so their Gram matrices add up,
+
+    G_ij = Σ over layers, sites  μ Re tr[(L_i W) S (L_j W)*],
+
+μ = 2 for one of k and −k. Its small eigenvalues are directions of the algebra that all layers keep
+together; a sum of norms per layer would let each keep another. S is one, or the measured spectrum
+of the layer's input: then G_ii is the mean square of L_i W u. Elements g of the finite part give
+‖K_g W − W‖, not squared, over all layers.
+
+>>> import fieldsym as fs
+>>> flow = fs.Bundle(fs.Torus((1.0, 1.0)), "scalar p + vector u")
+>>> model = fs.FNO(flow, flow, n_modes=(5, 5), hidden_channels=8, n_layers=1,
+...                positional_embedding="grid")
+>>> weights = WeightGram(model, fs.groups.translations(2), flow, flow)
+>>> gram, _, size = weights()                        # only the coordinates break translations
+>>> columns = 2 * model.lifting.first.weight.matrices[0, 0, :, 3:].double()
+>>> bool(torch.allclose(gram, columns.mT @ columns))
+True
+
+To add a kind of weight: :mod:`fieldsym.operators.weight_lie`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from fieldsym.bundle import Bundle
+from fieldsym.errors import GroupError
+from fieldsym.group import Generator, Group
+from fieldsym.manifold import Manifold
+from fieldsym.operators.adopt import Hidden
+from fieldsym.operators.typed_parameters import typed_parameters
+from fieldsym.operators.weight_lie import WeightLie, WeightMap
+from fieldsym.operators.weight_orbits import Orbits, inner_products
+from fieldsym.operators.weight_spectra import InputSpectrum, Weighed, input_spectra
+
+LARGE = 2**16  # complex or real entries from which weights take turns
+
+
+def in_units(xi: Generator, base: Manifold) -> Generator:
+    """A generator per radian, or per shortest side of the base over 2π for a translation."""
+    if xi.matrix.any():
+        return xi
+    return Generator(xi.name, xi.matrix, xi.shift * min(base.lengths) / (2 * math.pi))
+
+
+class WeightGram:
+    """Gram matrix and differences of the weights of a module under the candidates of a group.
+
+    The tables are made once; a call reads the weights as they are, with their graph.
+
+    Parameters
+    ----------
+    module, in_bundle, out_bundle, hidden : as for
+        :func:`fieldsym.operators.typed_parameters.typed_parameters`
+    group : Group whose k generators and m elements (of a finite group all but the identity, else
+        one for each further component) are the candidates
+    spectra : sections (batch, channel, *grid) of ``in_bundle``, by which the inputs of the layers
+        are weighted; None weights all alike
+
+    Raises
+    ------
+    GroupError   if a candidate does not act on some layer, or the module is not known.
+
+    Examples
+    --------
+    A turn is broken by a map that stretches one axis:
+
+    >>> import fieldsym as fs
+    >>> wind = fs.Bundle(fs.Torus((1.0, 1.0)), "vector u")
+    >>> layer = torch.nn.Conv2d(2, 2, 1, bias=False)
+    >>> layer.weight.data = torch.diag(torch.tensor([1.0, 2.0]))[:, :, None, None]
+    >>> gram, differences, size = WeightGram(layer, fs.groups.o(2), wind, wind)()
+    >>> gram.item(), differences.item(), size.item() ** 2             # ‖WJ − JW‖², a mirror keeps W
+    (2.0, 0.0, 5.0)
+
+    References
+    ----------
+    Otto et al. 2023, arXiv:2311.00212 (nuclear norm of the Lie derivative; layers concatenated).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        group: Group,
+        in_bundle: Bundle,
+        out_bundle: Bundle,
+        hidden: Hidden = None,
+        *,
+        spectra: Tensor | None = None,
+    ) -> None:
+        self.parameters = typed_parameters(module, group, in_bundle, out_bundle, hidden)
+        if not self.parameters:
+            raise GroupError(
+                f"{type(module).__name__} has no weights, so that nothing tells its symmetry. "
+                'Promote the operator instead, level="operator".'
+            )
+        self.generators = group.generators
+        self.elements = group.components
+        self.lies = [WeightLie(p, self.generators, self.elements) for p in self.parameters]
+        inputs: list[InputSpectrum | None] = [None] * len(self.lies)
+        if spectra is not None:
+            inputs = input_spectra(module, self.lies, spectra)
+        self.terms = _alike(self.lies, inputs)
+        self._orbits: dict[Any, Orbits | None] = {}
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._turns = 0
+
+    def __call__(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gram matrix, differences and size of the weights as they are.
+
+        Returns
+        -------
+        gram : Tensor (k, k), float64, of the columns L_ξ W
+        differences : Tensor (m,), float64, ‖K_g W − W‖; its gradient at zero is zero
+        size : Tensor (), float64, ‖W‖. Dividing ``gram`` by its square and ``differences`` by it
+            makes them independent of the scale of the weights
+        """
+        return _joined([self._forms(*term) for term in self.terms])
+
+    def turn(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As a call, but the weights take turns: the others count as at their last turn.
+
+        Every large weight has a turn of its own, the small ones have one together. Of n turns each
+        has n times its own gradient, so that over n of them the mean gradient is that of a call, at
+        a fraction of the cost.
+        """
+        if not self._kept:
+            with torch.no_grad():
+                self._kept = [self._forms(*term) for term in self.terms]
+        large = [_numbers(lies[0]) >= LARGE for lies, _ in self.terms]
+        small = [i for i, big in enumerate(large) if not big]
+        turns = [[i] for i, big in enumerate(large) if big] + [small] * bool(small)
+        forms = list(self._kept)
+        for i in turns[self._turns % len(turns)]:
+            found = self._forms(*self.terms[i])
+            self._kept[i] = found[0].detach(), found[1].detach()
+            forms[i] = _times(found[0], len(turns)), _times(found[1], len(turns))
+        self._turns += 1
+        return _joined(forms)
+
+    def _forms(
+        self, lies: list[WeightLie], spectrum: InputSpectrum | None
+    ) -> tuple[Tensor, Tensor]:
+        """Gram matrix (k, k) and squares (size, differences) of weights that are alike."""
+        lie, maps = lies[0], list(lies[0].columns.values())
+        read = [one.open(one.parameter.read()) for one in lies]
+        w = torch.cat(read) if len(read) > 1 else read[0]
+        columns = maps if spectrum is None else [Weighed(f, spectrum) for f in maps]
+        gram, squares = _Forms.apply(w, columns, self._squares(lie, spectrum, w.dtype))
+        place = torch.eye(len(self.generators), dtype=torch.float64, device=gram.device)
+        place = place[list(lie.columns)]
+        return place.mT @ gram @ place, squares
+
+    def _squares(
+        self, lie: WeightLie, spectrum: InputSpectrum | None, dtype: torch.dtype
+    ) -> Orbits | _OneByOne:
+        """What squares one weight, at once where its precision is single."""
+        others = [lie.whole, *lie.differences]
+        if spectrum is not None:
+            return _OneByOne([Weighed(f, spectrum) for f in others])
+        p = lie.parameter
+        key = p.sites.tobytes(), p.lattice, p.axes, p.role == "position", p.rep_in, p.rep_out
+        if dtype == torch.float32 and key not in self._orbits:
+            self._orbits[key] = lie.orbits(self.elements)
+        found = self._orbits[key] if dtype == torch.float32 else None
+        return _OneByOne(others) if found is None else found
+
+
+def _numbers(lie: WeightLie) -> int:
+    p = lie.parameter
+    return len(p.sites) * p.rep_in.channels * p.rep_out.channels
+
+
+def _times(x: Tensor, factor: int) -> Tensor:
+    """The same value with a multiple of the gradient."""
+    return factor * x - (factor - 1) * x.detach()
+
+
+def _joined(forms: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Gram matrix, differences and size of all weights."""
+    grams, squares = zip(*forms, strict=True)
+    totals = sum(squares[1:], squares[0])
+    norms = torch.where(totals > 0, totals, 1).sqrt() * (totals > 0)
+    return sum(grams[1:], grams[0]), norms[1:], norms[0]
+
+
+Term = tuple[list[WeightLie], InputSpectrum | None]
+
+
+def _alike(lies: Sequence[WeightLie], inputs: Sequence[InputSpectrum | None]) -> list[Term]:
+    """Pointwise maps between the same types together, so that one pass serves them all."""
+    terms: dict[Any, Term] = {}
+    for lie, spectrum in zip(lies, inputs, strict=True):
+        p = lie.parameter
+        alone = p.lattice != "point" or spectrum is not None
+        types = p.role == "position", p.axes, p.rep_in, p.rep_out, p.isotropic
+        terms.setdefault(id(lie) if alone else types, ([], spectrum))[0].append(lie)
+    return list(terms.values())
+
+
+class _OneByOne:
+    """Squares of some maps of a weight, and their gradient."""
+
+    def __init__(self, maps: Sequence[WeightMap | Weighed]) -> None:
+        self.maps = maps
+
+    def rows(self, w: Tensor) -> Tensor:
+        """What the other two need: W itself."""
+        return w
+
+    def squares(self, w: Tensor) -> Tensor:
+        """Rows in the precision of the weights, their sums in float64."""
+        rows = [torch.linalg.vector_norm(f(w).flatten(1), dim=1) for f in self.maps]
+        return torch.stack([row.double().square().sum() for row in rows])
+
+    def gradient(self, w: Tensor, shape: torch.Size, weights: Tensor) -> Tensor:
+        """Of Σ weights · squares."""
+        total = torch.zeros_like(w)
+        for weight, f in zip(weights.tolist(), self.maps, strict=True):
+            if weight:
+                total += f.adjoint(2 * weight * f(w))
+        return total
+
+
+class _Forms(torch.autograd.Function):
+    """Inner products of some linear maps of a weight, and squares of others.
+
+    The backward pass is written out, so that nothing but these columns and rows is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, columns: list, others: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        w = w.contiguous()
+        images = [f(w) for f in columns]
+        rows = others.rows(w)
+        ctx.save_for_backward(rows, *images)
+        ctx.maps, ctx.shape = (columns, others), w.shape
+        return inner_products(images, w.device), others.squares(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gram: Tensor, squares: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        rows, *images = ctx.saved_tensors
+        columns, others = ctx.maps
+        total = others.gradient(rows, ctx.shape, squares)
+        for row, f in zip((gram + gram.mT).tolist(), columns, strict=True):
+            total += f.adjoint(sum(g * image for g, image in zip(row, images, strict=True)))
+        return total, None, None
