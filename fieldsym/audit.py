@@ -95,20 +95,15 @@ def audit(
     """
     check_folder(Path(out), [model], overwrite)
     module = load_model(model, weights)
-    if source is None:
-        x, bundle = random_fields(types, grid or "64", samples=samples)
-        known: dict[str, object] = {}
-    else:
-        x, bundle, known = _states(source, variables, types, grid, samples)
-    out_bundle = bundle if out_types is None else Bundle(bundle.base, out_types)
-    if out_bundle.representation != bundle.representation:
-        known.pop("y", None)
+    x, bundle, known = _inputs(source, variables, types, grid, samples)
     base = bundle.base
-    acting = named(group, base.dim)
+    out_bundle = bundle if out_types is None else Bundle(base, out_types)
+    if out_bundle != bundle:
+        known.pop("y", None)
     _try(module, x[:1], bundle, model)
     report = evaluate(
         module,
-        acting,
+        named(group, base.dim),
         x,
         bundle,
         out_bundle,
@@ -201,15 +196,18 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes if "," in text else sizes * 2
 
 
-# The inputs of the test part, their bundle, and what else evaluate is told about them.
-def _states(
+# The inputs, their bundle, and what else evaluate is told about them.
+def _inputs(
     source: object, variables: str | None, types: str | None, grid: str | None, samples: int
 ) -> tuple[Tensor, Bundle, dict[str, object]]:
-    if grid is not None:
+    given, owner = (variables, "variables") if source is None else (grid, "grid")
+    if given is not None:
         raise DataError(
-            f"--grid {grid} is that of random fields; the data have their own. Leave out one of "
-            "the two."
+            f"--variables names fields of data, --grid is that of random fields; got --{owner} "
+            f"{given} {'without' if source is None else 'with'} data. Leave it out."
         )
+    if source is None:
+        return *random_fields(types, grid or "64", samples=samples), {}
     fields = open_fields(source, variables=variables, types=types)
     x, y = spread(Windows(parts(fields, TrainConfig())[2]), samples)
     return x, fields.bundle, {"y": y, "mask": fields.mask, "units": fields.units}
@@ -290,8 +288,8 @@ def _restore(module: nn.Module, path: Path, name: str) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of every kind at foreign bytes
         raise DataError(
-            f"{path} holds no tensors that can be read safely ({_said(error)}). Save the tensors "
-            "of the state_dict alone."
+            f"{path} holds no tensors that can be read safely ({type(error).__name__}). Save "
+            "the tensors of a state_dict alone."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

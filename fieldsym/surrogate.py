@@ -19,7 +19,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,13 +104,32 @@ class Surrogate(nn.Module):
 
     def step(self, z: Tensor) -> Tensor:
         """The same step between normalised fields, which is what training compares."""
+        return self._corrected(z, self.operator(self._seen(z, 1.0)))
+
+    def push_forward(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """The forecast and its derivatives along (directions, *u.shape), as of the operator."""
+
+        def pushed(f: Callable[[Tensor], Tensor], at: Tensor, along: Tensor) -> Tensor:
+            return torch.vmap(lambda v: torch.func.jvp(f, (at,), (v,))[1])(along)
+
+        encode, decode = self.normaliser.encode, self.normaliser.decode
+        z, moved = encode(u), pushed(encode, u, tangents)
+        flat = self._seen(moved.flatten(0, 1), 0.0).unflatten(0, moved.shape[:2])
+        value, slopes = self.operator.push_forward(self._seen(z, 1.0), flat)
+        y = self._corrected(z, value)
+        slopes = self._corrected(moved.flatten(0, 1), slopes.flatten(0, 1))
+        return decode(y), pushed(decode, y, slopes.unflatten(0, moved.shape[:2]))
+
+    # What the operator takes: the fields and where they are valid, which no tangent moves.
+    def _seen(self, z: Tensor, here: float) -> Tensor:
         mask = self.normaliser.mask
-        x = z
         if mask is not None:
-            x = torch.cat([z, mask.to(z).expand(len(z), 1, *mask.shape)], 1)
-        parameter = next(self.operator.parameters())
-        y = z[:, : self.out_bundle.channels] + self.operator(x.to(parameter.dtype)).to(z)
-        return y if mask is None else y * mask.to(y)
+            z = torch.cat([z, here * mask.to(z).expand(len(z), 1, *mask.shape)], 1)
+        return z.to(next(self.operator.parameters()).dtype)
+
+    def _corrected(self, z: Tensor, correction: Tensor) -> Tensor:
+        y = z[:, : self.out_bundle.channels] + correction.to(z)
+        return y if self.normaliser.mask is None else y * self.normaliser.mask.to(y)
 
     def rollout(self, u: Tensor, steps: int) -> Tensor:
         """Forecasts in a row, each from the one before.

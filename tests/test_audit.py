@@ -358,7 +358,7 @@ def test_missing_points_are_left_out(flow, numbers):
 
 
 def test_a_grid_is_not_for_data(flow):
-    with pytest.raises(DataError, match="--grid 32 is that of random fields"):
+    with pytest.raises(DataError, match="got --grid 32 with data"):
         audit("torch.nn:Identity", "dihedral(2)", "a", source=flow, grid="32")
 
 
@@ -399,6 +399,7 @@ CHOICES = [
     (["flow.nc", "--models", "a.pt", "--weights", "w.pt"], "--weights belongs to --model"),
     (["--model", "foreign:smooth"], "Without data the types of the input channels are needed"),
     (["--model", "foreign:fails", "--types", "scalar p"], "KeyError"),
+    (["--model", "foreign:smooth", "--variables", "u"], "got --variables u without data"),
     (["none.nc", "--model", "foreign:smooth"], "none.nc"),
     (["--model", "foreign:smooth", "--types", "spinor p"], "spinor"),
 ]

@@ -17,7 +17,7 @@ import fieldsym as fs
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = (
     *("speed", "layer", "scaling", "push_forward", "gfno", "side_by_side", "gpu"),
-    *("audit", "merit"),
+    *("audit", "merit", "recovery", "dose", "cloning", "promote_cost", "evaluation"),
 )
 neuralop_needed = pytest.mark.skipif(
     importlib.util.find_spec("neuralop") is None, reason="neuraloperator is not installed"
@@ -48,8 +48,9 @@ def test_help(load, name, capsys):
 
 
 def test_run_lists_every_program(load):
-    run, programs = load("run"), {p.stem for p in FOLDER.glob("*.py")} - {"common", "run"}
-    assert {*run.NAMES, *run.ON_REQUEST} == programs
+    run = load("run")
+    programs = {p.stem for p in FOLDER.glob("*.py") if "\ndef main(" in p.read_text()}
+    assert {"run", *run.NAMES, *run.ON_REQUEST} == programs
 
 
 # Measures -----------------------------------------------------------------------------------------
@@ -467,6 +468,8 @@ def test_angular_orders_of_known_multipliers(merit):
     for order in range(5):
         energy = merit.angular_energy(torch.cos(order * angle + 0.3))
         assert energy[order] == pytest.approx(1, abs=1e-12)
+    isotropic = torch.exp(-0.05 * (kx**2 + ky**2))
+    assert merit.angular_energy(isotropic)[0] == pytest.approx(1, abs=0.005)
     gradient = 1j * kx / torch.hypot(kx, ky).clamp_min(1)
     assert merit.angular_energy(gradient + 0 * ky)[1] == pytest.approx(1, abs=1e-12)
     both = torch.stack([torch.ones_like(angle), 2 * torch.cos(2 * angle)], -1)

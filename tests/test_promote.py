@@ -381,6 +381,23 @@ def test_weights_may_be_scaled():
     assert set(penalty.element_defects) == {g.name for g in MIRRORS.elements[1:]}
 
 
+def test_weights_that_take_turns_have_the_same_mean_gradient(monkeypatch):
+    monkeypatch.setattr("fieldsym.symmetry.promote_weights.LARGE", 60)
+    model = fno(P, FLOW, positional_embedding="grid")
+    every, one = (
+        promote(model, SE2 * MIRRORS, P, FLOW, level="weights", estimator=name, **EXACT)
+        for name in ("all", "one")
+    )
+    whole = gradients(every, every())
+    parts, values = [], []
+    for _ in range(len(model.layers) + 1):  # every multiplier, and the rest together
+        values.append(one())
+        parts.append(gradients(one, values[-1]))
+    assert torch.allclose(torch.stack(values), every().expand(len(values)))
+    assert torch.allclose(torch.stack(parts).mean(0), whole, rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(parts[0], whole, rtol=0.1)
+
+
 def test_training_weights_needs_no_data():
     model = fno(P, P, positional_embedding="grid")
     penalty = promote(model, SHIFTS, P, P, level="weights", ema=0.0)
@@ -616,7 +633,7 @@ ERRORS = {
     "estimator": ({"estimator": "some"}, fs.GroupError, r"estimator is one of \('all', 'one'\)"),
     "samples": ({"samples": 0}, fs.DataError, "1 or more; got 0"),
     "weights and fields": (
-        {"level": "weights", "estimator": "one"}, fs.GroupError, "reads the weights and no fields"),
+        {"level": "weights", "samples": 2}, fs.GroupError, "reads the weights and no fields"),
     "fields and weights": (
         {"hidden": "scalar"}, fs.GroupError, "hidden and spectra belong to level='weights'"),
     "weights of a function": (

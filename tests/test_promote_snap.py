@@ -285,6 +285,27 @@ def test_a_tucker_tensor_becomes_dense():
     laws.assert_equivariant(model, D4, scalars, scalars, (12, 12), torch.float32, 2e-6)
 
 
+def test_a_promoted_model_is_snapped_exact():
+    """The penalty alone takes a random model to a percent, snap the rest of the way."""
+    scalar = fs.Bundle(OBLONG, "pseudoscalar w")
+    model = fs.FNO(scalar, scalar, n_modes=3, hidden_channels=8, n_layers=1,
+                   positional_embedding="grid")  # fmt: skip
+    group = groups.translations(2) * D2
+    penalty = fs.promote(model, group, scalar, scalar, level="weights")
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(150):
+        optimiser.zero_grad()
+        penalty().backward()
+        optimiser.step()
+    found = snap(model, group, scalar, scalar)
+    assert found.directions == ("translation x", "translation y")
+    assert len(found.elements) == 3
+    u = laws.noise(scalar, (12, 16), torch.float32)
+    torch.testing.assert_close(model(u.roll(3, -1)), model(u).roll(3, -1))
+    laws.assert_equivariant(model, D2, scalar, scalar, (12, 16), torch.float32, 2e-6)
+    assert model(u).std() > 0
+
+
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0])
 def test_tolerances_are_relative(tolerance):
     with pytest.raises(DataError, match=r"relative to the size of the weights, in \[0, 1\)"):

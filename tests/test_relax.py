@@ -57,6 +57,22 @@ def widen(model):
     return model
 
 
+@pytest.mark.parametrize("model", [ours, theirs])
+def test_the_weights_of_a_relaxed_module_are_read(model):
+    """The penalty sees what the two paths add up to; symmetric weights cost nothing."""
+    model = widen(model())
+    gram = WeightGram(copy.deepcopy(model), D4, FLOW, FLOW)
+    wanted = torch.stack([*gram()[1], gram()[2]])
+    relax(model, D4, FLOW, FLOW)
+    found = WeightGram(model, D4, FLOW, FLOW)()
+    assert torch.allclose(torch.stack([*found[1], found[2]]), wanted, rtol=1e-5)
+    found[1].sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    fs.release(model)
+    relax(model, D4, FLOW, FLOW, symmetric=True)
+    assert WeightGram(model, D4, FLOW, FLOW)()[1].abs().max() < 1e-4
+
+
 # Our own FNO is adopted ---------------------------------------------------------------------------
 
 ADOPTED = {

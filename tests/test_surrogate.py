@@ -305,6 +305,20 @@ def test_the_surrogate_is_exact_in_double_precision_and_a_plain_one_is_not():
     assert defects["none"] > 1e-2
 
 
+@pytest.mark.parametrize("options", [{}, {"history": 2}, {"mask": True}])
+def test_a_forecast_is_pushed_forward(options):
+    model = surrogate(**options).double()
+    u = torch.cat([physical(model, dtype=torch.float64)] * 2)
+    tangents = torch.randn(3, *u.shape, dtype=u.dtype)
+    value, slopes = model.push_forward(u, tangents)
+    assert torch.allclose(value, model(u), rtol=1e-12)
+    for tangent, slope in zip(tangents, slopes, strict=True):
+        direct = torch.func.jvp(model, (u,), (tangent,))[1]
+        assert torch.allclose(
+            slope, direct, rtol=1e-9, atol=1e-9 * float(direct.detach().abs().max())
+        )
+
+
 def test_the_mask_is_an_input_and_land_is_zero():
     model = surrogate(mask=True)
     u = physical(model)

@@ -89,7 +89,8 @@ def check_covered(module: nn.Module, layers: Mapping[str, Layer]) -> None:
     for layer in layers.values():
         names = {*layer.free, *(n for w in layer.weights for n in w.names)}
         for name, parameter in layer.module.named_parameters():
-            if not layer.constraints and name.partition(".")[0] not in names:
+            own = name.removeprefix("parametrizations.").partition(".")[0]  # of a relaxed weight
+            if not layer.constraints and own not in names:
                 continue
             if owners.setdefault(id(parameter), layer.name) != layer.name:
                 raise GroupError(

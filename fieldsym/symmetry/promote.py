@@ -72,7 +72,7 @@ def promote(
     region : Region; needed by rotations at level "operator", which then sees windowed fields
     hidden : types of the channels inside at level "weights", as for :func:`fieldsym.enforce`
     p : exponent of the norm: 1 is the nuclear norm, smaller ones prune harder, 0 is log-det
-    estimator : "all" differentiates along every generator and compares every element; "one" draws
+    estimator : "all" looks at everything in every call. "one" lets the weights take turns, or draws
         one direction or one element at each call, unbiased, and looks at all directions at every
         tenth: a step of training then costs less than two without a penalty
     samples : how many samples of a batch are looked at, in turn; default all, or for "one" an
@@ -117,16 +117,16 @@ def promote(
     _check_options(level, estimator, samples, region, hidden, spectra)
     _check_candidates(group, base, level, region)
     units = replace(group, generators=tuple(in_units(xi, base) for xi in group.generators))
-    gram = None
+    gram, one = None, estimator == "one"
     if level == "weights":
         if not isinstance(model, nn.Module):
             raise BundleError(
                 f"level='weights' needs a module, whose weights can be read; got {model!r}. Use "
                 "level='operator'."
             )
-        gram = WeightGram(model, units, in_bundle, out_bundle, hidden, spectra=spectra)
-    one = estimator == "one"
-    kept = ema**REFRESH if one else ema  # per call, whichever calls contribute
+        weights = WeightGram(model, units, in_bundle, out_bundle, hidden, spectra=spectra)
+        gram = weights.turn if one else weights
+    kept = ema**REFRESH if one and gram is None else ema  # per call, whichever calls contribute
     norm = NuclearNorm(len(units.generators), p=p, eps=eps, anneal=anneal, ema=kept)
     return Promotion(
         model, units, in_bundle, out_bundle, norm, gram, region=region, one=one, samples=samples
@@ -157,10 +157,10 @@ def _check_options(
         raise GroupError(f"estimator is one of {ESTIMATORS}; got {estimator!r}.")
     if samples is not None and samples < 1:
         raise DataError(f"samples is how many samples are looked at, 1 or more; got {samples}.")
-    if level == "weights" and (estimator == "one" or samples is not None or region is not None):
+    if level == "weights" and (samples is not None or region is not None):
         raise GroupError(
-            "level='weights' reads the weights and no fields; estimator='one', samples and region "
-            "belong to level='operator'. Leave them out."
+            "level='weights' reads the weights and no fields; samples and region belong to "
+            "level='operator'. Leave them out."
         )
     if level == "operator" and (hidden is not None or spectra is not None):
         raise GroupError(

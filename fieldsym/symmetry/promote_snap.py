@@ -50,8 +50,8 @@ class Snapped:
     ``elements`` are the names of those within the tolerance, ``added`` of those that their products
     add; ``directions`` the unbroken combinations of generators, in units of a radian and of the
     shortest side over 2π; ``removed`` ‖W − W'‖/‖W‖ by parameter; ``left`` the parameters on which a
-    found symmetry could not be imposed: continuous rotations do not act on a lattice of modes, and
-    steerable layers commute with them by construction and have no weights for the rest.
+    found symmetry could not be imposed: continuous rotations do not act on a lattice of modes, nor
+    elements on the coefficients of steerable layers.
     """
 
     elements: tuple[str, ...] = ()
@@ -66,12 +66,9 @@ class Snapped:
             "elements": self.elements, "added": self.added, "directions": self.directions,
             "removed": changed, "not snapped": self.left,
         }  # fmt: skip
-        always = ("elements", "directions", "removed")
-        return "\n".join(
-            f"{name}: {', '.join(row) or 'none'}"
-            for name, row in rows.items()
-            if row or name in always
-        )
+        optional = ("added", "not snapped")
+        kept = {name: row for name, row in rows.items() if row or name not in optional}
+        return "\n".join(f"{name}: {', '.join(row) or 'none'}" for name, row in kept.items())
 
 
 @torch.no_grad()
