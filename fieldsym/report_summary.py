@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fieldsym.errors import DataError
+from fieldsym.symmetry.evaluate_findings import number as measured
 from fieldsym.symmetry.evaluate_statistics import (
     AS_TRUTH,
     BELOW_FLOOR,
@@ -28,25 +29,11 @@ if TYPE_CHECKING:
 
 WORST_LAST = (EXACT, BELOW_FLOOR, AS_TRUTH, NOT_TESTABLE, VIOLATION)
 HOLDS = (EXACT, BELOW_FLOOR)
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None) -> str:
-    """A defect or error as people read it: percent down to 0.1 %, powers of ten below.
-
-    Examples
-    --------
-    >>> number(0.3141), number(0.00271), number(1.2e-7), number(None)
-    ('31.4 %', '0.27 %', '1.2·10⁻⁷', '–')
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    if abs(value) >= 1e-3:
-        return f"{100 * value:,.{0 if abs(value) >= 1 else 1 if abs(value) >= 0.01 else 2}f} %"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}·10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+    """A defect or error as people read it, "–" where there is none."""
+    return measured(math.nan if value is None else value)
 
 
 def share_text(value: float | None) -> str:
