@@ -8,6 +8,9 @@ unit variance. All weights are untrained and drawn with seed 0, then multiplied 
 return little but a mean, of which rounding is a large part. Nothing in the last column knows the
 class of a model: the words follow from verdicts, the Lie derivative on two grids and its share of
 each layer.
+
+SFNO lives on its grid of latitudes, both poles included, and longitudes. A turn about the pole is a
+shift along the longitude; other rotations of the sphere cannot be tested on this chart.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +38,8 @@ BASE = fs.Torus((1.0, 1.0))
 SCALAR = fs.Bundle(BASE, "scalar p")
 D4 = fs.groups.dihedral(4)
 GROUP = D4 * fs.groups.translations(2)
+SPHERE = fs.Box((math.pi, 2 * math.pi), periodic=(False, True), location="node")
+MIRRORS_AND_TURNS = fs.groups.dihedral(2) * fs.groups.translations(2, axes=(1,))
 HOLDS = ("exact", "below floor")
 EXACT = 1e-4  # of the fluctuation, in float32
 ALIASING = 0.9  # share of the Lie derivative above which nothing else is in it
@@ -58,10 +65,22 @@ Builder = Callable[[Size], nn.Module]
 
 @dataclass(frozen=True)
 class Case:
-    """An operator: how to build it, and the points of its grid beyond the common ones."""
+    """An operator: how to build it, and the points of its grid beyond the common ones.
+
+    ``group`` is a product of a dihedral group and translations; ``axes`` are the words for x and y.
+    """
 
     build: Builder
     more_points: int = 0
+    bundle: fs.Bundle = SCALAR
+    group: fs.Group = GROUP
+    axes: tuple[str, str] = ("x", "y")
+
+
+def spherical(build: Builder) -> Case:
+    """The case of an operator on latitude × longitude."""
+    bundle = fs.Bundle(SPHERE, "scalar p")
+    return Case(build, bundle=bundle, group=MIRRORS_AND_TURNS, axes=("latitude", "longitude"))
 
 
 class UNet(nn.Module):
@@ -148,6 +167,18 @@ def isotropic(build: Builder) -> Builder:
     return built
 
 
+def real_weights(build: Builder) -> Builder:
+    """The same SFNO with the imaginary part of its weights per degree set to zero."""
+
+    def built(size: Size) -> nn.Module:
+        model = build(size)
+        for convolution in model.fno_blocks.convs:  # type: ignore[union-attr]
+            convolution.weight.tensor.data.imag.zero_()  # (in, out, degree)
+        return model
+
+    return built
+
+
 def enlivened(model: nn.Module, size: Size) -> nn.Module:
     """Multiply the weights, not the biases (and of a Tucker tensor the core alone)."""
     with torch.no_grad():
@@ -182,7 +213,8 @@ def cases() -> dict[str, Case]:
         "FNO, repaired, domain padding": Case(peer(domain_padding=0.25)),
         "TFNO, no embedding": Case(peer("TFNO", rank=0.1)),
         "UNO, no embedding": Case(uno),
-        "SFNO": Case(peer("SFNO")),
+        "SFNO": spherical(peer("SFNO")),
+        "SFNO, real weights": spherical(real_weights(peer("SFNO"))),
         "U-Net": Case(lambda size: enlivened(UNet(size.width), size)),
         "fs.FNO, D4": Case(lambda size: ours(size)),
     }
@@ -195,12 +227,19 @@ def ours(size: Size) -> nn.Module:
     return enlivened(model, size)
 
 
-def fields(grid: int, samples: int, *, refined: int = 1) -> Tensor:
+def points(bundle: fs.Bundle, grid: int) -> tuple[int, ...]:
+    """Sizes of the axes, with ``grid`` cells along the longest: an open axis has both its ends."""
+    base = bundle.base
+    sizes = (round(grid * length / max(base.lengths)) for length in base.lengths)
+    return tuple(n + (not wraps) for n, wraps in zip(sizes, base.periodic, strict=True))
+
+
+def fields(grid: int, samples: int, *, refined: int = 1, bundle: fs.Bundle = SCALAR) -> Tensor:
     """Random fields of unit variance in the waves up to an eighth of the grid; ``refined`` gives
     more points to the same fields.
     """
-    points, kmax = (refined * grid,) * 2, max(4, grid // 8)
-    return fs.testing.random_section(SCALAR, points, batch=samples, dtype=torch.float32, kmax=kmax)
+    sizes, kmax = points(bundle, refined * grid), max(4, grid // 8)
+    return fs.testing.random_section(bundle, sizes, batch=samples, dtype=torch.float32, kmax=kmax)
 
 
 @dataclass(frozen=True)
@@ -218,20 +257,30 @@ class Measured:
     source_share: float
 
 
-def measure(model: nn.Module, grid: int, samples: int) -> Measured:
+def measure(
+    model: nn.Module,
+    grid: int,
+    samples: int,
+    *,
+    bundle: fs.Bundle = SCALAR,
+    group: fs.Group = GROUP,
+) -> Measured:
     """Evaluation, step and source of a model on random fields."""
-    x = fields(grid, samples)
+    x = fields(grid, samples, bundle=bundle)
+    finest = fields(grid, min(samples, 2), refined=4, bundle=bundle)
+    shifts = replace(group, components=())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = fs.evaluate(model, GROUP, x, SCALAR, SCALAR)
         return Measured(
-            found, stride(model, x), *source(model, fields(grid, min(samples, 2), refined=4))
+            fs.evaluate(model, group, x, bundle, bundle),
+            stride(model, x, shifts, bundle),
+            *source(model, finest, shifts, bundle),
         )
 
 
-def source(model: nn.Module, x: Tensor) -> tuple[str, float]:
+def source(model: nn.Module, x: Tensor, shifts: fs.Group, bundle: fs.Bundle) -> tuple[str, float]:
     """The part of the model with the largest share, mean over the translations, and that share."""
-    found = layer_attribution(model, fs.groups.translations(2), x, SCALAR, SCALAR)
+    found = layer_attribution(model, shifts, x, bundle, bundle)
     # a generator that is no source of anything has no shares
     rows = [] if found is None else found.share[np.isfinite(found.share).all(axis=1)]
     if not len(rows):
@@ -240,29 +289,31 @@ def source(model: nn.Module, x: Tensor) -> tuple[str, float]:
     return found.layers[int(shares.argmax())], float(shares.max())
 
 
-def stride(model: nn.Module, x: Tensor) -> int | None:
+@torch.no_grad()
+def stride(model: nn.Module, x: Tensor, shifts: fs.Group, bundle: fs.Bundle) -> int | None:
     """The least number of cells out of ``STEPS`` by which shifts commute; None without one."""
-    cell = np.array(BASE.spacing(x.shape[-2:]))
+
+    def defect(shift: np.ndarray) -> float:
+        g = fs.Element(np.eye(len(shift)), shift)
+        return float(fs.finite_defect(model.eval(), g, x, bundle, bundle).max())
+
+    cell = np.array(bundle.base.spacing(bundle.grid(x)))
     for step in STEPS:
-        shifts = (fs.Element(np.eye(2), step * cell * axis) for axis in np.eye(2))
-        if all(_defect(model, g, x) < EXACT for g in shifts):
+        if all(defect(step * cell * xi.shift) < EXACT for xi in shifts.generators):
             return step
     return None
 
 
-@torch.no_grad()
-def _defect(model: nn.Module, g: fs.Element, x: Tensor) -> float:
-    return float(fs.finite_defect(model.eval(), g, x, SCALAR, SCALAR).max())
-
-
 def facts(measured: Measured) -> dict[str, float]:
-    """The numbers of one row: the worst element of every kind, and the worst generator."""
+    """The numbers of one row: the worst element of every kind, and the worst generator; NaN for
+    what the group does not have.
+    """
     found = measured.report
     defects = dict(zip(found.element.values.tolist(), found.defect_median.values, strict=True))
     worst = int(found.lee_median.values.argmax())
 
     def largest(text: str) -> float:
-        return float(max(value for label, value in defects.items() if text in label))
+        return float(max((v for label, v in defects.items() if text in label), default=np.nan))
 
     return {
         "whole": float(found.defect_median.values[found.kind.values == "shift"].max()),
@@ -274,19 +325,22 @@ def facts(measured: Measured) -> dict[str, float]:
     }
 
 
-def in_words(measured: Measured) -> str:
+def in_words(measured: Measured, axes: tuple[str, str] = ("x", "y")) -> str:
     """What the numbers say, with no knowledge of the model."""
-    return f"{_shifts(measured)}; {_points(measured.report)}"
+    text = f"{_shifts(measured)}; {_points(measured.report)}"
+    return re.sub(r"\b[xy]\b", lambda found: axes["xy".index(found[0])], text)
 
 
 def _shifts(measured: Measured) -> str:
     """Translations: whole cells first; what is left then is a matter of the grid or the model."""
-    found, aliasing = measured.report, facts(measured)["aliasing_share"]
+    found, own = measured.report, facts(measured)
+    aliasing = own["aliasing_share"]
     shifts = found.kind.values == "shift"
     axes = [str(label)[-1] for label in found.element.values[shifts]]
+    along = f" along {axes[0]}" if len(axes) == 1 else ""
     held = [v in HOLDS for v in found.verdict.values[shifts]]
     if not all(held):
-        text = "shifts by whole cells violated"
+        text = f"shifts by whole cells{along} violated"
         if any(held):
             text += f" along {axes[held.index(False)]} alone"
         elif measured.step:
@@ -295,20 +349,23 @@ def _shifts(measured: Measured) -> str:
         unknown = aliasing > ALIASING or not np.isfinite(measured.source_share)
         return text if unknown else f"{text}, most of it from {measured.source}"
     if all(v in HOLDS for v in found.lee_verdict.values):
-        return "translations hold"
+        return f"translations{along} hold"
     if aliasing > 0.5:
-        return f"translations hold up to aliasing ({aliasing:.0%} of it gone at 2N)"
-    return "shifts by whole cells hold, by parts of a cell they do not"
+        return f"translations{along} hold up to aliasing ({aliasing:.0%} of it gone at 2N)"
+    text = f"shifts by whole cells{along} hold, by parts of a cell they do not"
+    seen = np.isfinite(own["lee_fine"])
+    return text if seen else f"{text} (not seen at 2N: {found.attrs['finer_grid']})"
 
 
 def _points(found: object) -> str:
-    """D4: all of it, some elements, or nothing."""
+    """The dihedral group: all of it, some elements, or nothing."""
     point = found.kind.values == "point"
+    name = f"D{(point.sum() + 1) // 2}"  # the identity has no row
     holds = [v in HOLDS for v in found.verdict.values[point]]
     kept = [str(g) for g, one in zip(found.element.values[point], holds, strict=True) if one]
     if all(holds):
-        return "D4 holds"
-    return f"D4 violated but for {', '.join(kept)}" if kept else "D4 violated"
+        return f"{name} holds"
+    return f"{name} violated but for {', '.join(kept)}" if kept else f"{name} violated"
 
 
 def number(value: float) -> str:
@@ -318,14 +375,15 @@ def number(value: float) -> str:
     return f"{value:.0e}" if value < 1e-3 else f"{100 * value:.1f} %"
 
 
-def cells(name: str, grid: int, size: int, measured: Measured) -> tuple[str, ...]:
+def cells(name: str, case: Case, grid: int, size: int, measured: Measured) -> tuple[str, ...]:
     """One row of the table."""
     own = facts(measured)
     share = own["source_share"]
     source = f"{measured.source} ({share:.0%})" if np.isfinite(share) else "–"
     shown = ("whole", "half", "turn", "reflection", "lee_median", "lee_fine")
     numbers = [number(own[key]) for key in shown]
-    return (name, str(grid), f"{size:,}", *numbers, source, in_words(measured))
+    along = " × ".join(map(str, dict.fromkeys(points(case.bundle, grid))))
+    return (name, along, f"{size:,}", *numbers, source, in_words(measured, case.axes))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -338,13 +396,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         grid = options.grid + case.more_points
         try:
-            model = lively(case, size, fields(grid, options.samples))
+            model = lively(case, size, fields(grid, options.samples, bundle=case.bundle))
         except ImportError:
-            rows.append((name, *["–"] * 9, "not installed (needs torch-harmonics), and it lives on "
-                         "a sphere, which fieldsym does not have"))  # fmt: skip
+            rows.append((name, *["–"] * 9, "not installed (pip install 'fieldsym[peers,sfno]')"))
             continue
-        measured = measure(model, grid, options.samples)
-        rows.append(cells(name, grid, real_parameters(model), measured))
+        measured = measure(model, grid, options.samples, bundle=case.bundle, group=case.group)
+        rows.append(cells(name, case, grid, real_parameters(model), measured))
         kept += [
             (f"{name}, N = {grid}", key, value, f"{options.samples} fields")
             for key, value in facts(measured).items()

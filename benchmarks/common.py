@@ -34,7 +34,7 @@ def machine() -> str:
 def versions() -> str:
     """Versions that the figures depend on; a peer that is absent is left out."""
     found = []
-    for package in ("torch", "neuraloperator", "fieldsym"):
+    for package in ("torch", "neuraloperator", "torch-harmonics", "fieldsym"):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:

@@ -22,6 +22,10 @@ PROGRAMS = (
 neuralop_needed = pytest.mark.skipif(
     importlib.util.find_spec("neuralop") is None, reason="neuraloperator is not installed"
 )
+sphere_needed = pytest.mark.skipif(
+    importlib.util.find_spec("torch_harmonics") is None,
+    reason="torch-harmonics is not installed (the extra sfno)",
+)
 
 
 @pytest.fixture
@@ -386,7 +390,42 @@ def test_the_audit_finds_it_by_itself(audited, name):
 
 @neuralop_needed
 def test_every_row_of_the_audit_is_expected(audit):
-    assert {*EXPECTED, "SFNO"} == set(audit.cases())
+    assert {*EXPECTED, *SPHERICAL} == set(audit.cases())
+
+
+TURNS = "shifts by whole cells along longitude hold, by parts of a cell they do not"
+SPHERICAL = {
+    "SFNO": "D2 violated but for reflection latitude → −latitude",
+    "SFNO, real weights": "D2 holds",
+}
+
+
+@neuralop_needed
+@sphere_needed
+@pytest.mark.parametrize("name", SPHERICAL)
+def test_the_audit_tells_complex_from_real_weights_on_the_sphere(audit, name):
+    case, size = audit.cases()[name], audit.Size(width=8, n_modes=9, layers=2)
+    chart = {"bundle": case.bundle}
+    model = audit.lively(case, size, audit.fields(24, 1, **chart))
+    measured = audit.measure(model, 24, 1, **chart, group=case.group)
+    own, words = audit.facts(measured), audit.in_words(measured, case.axes)
+    assert words == f"{TURNS} (not seen at 2N: an axis is not periodic); {SPHERICAL[name]}"
+    mirrors = measured.report.defect_median.sel(element=["reflection x → −x", "reflection y → −y"])
+    north_south, east_west = mirrors.values.tolist()
+    assert max(own["whole"], north_south) < 1e-5
+    assert east_west > 0.1 if name == "SFNO" else east_west < 1e-5
+    assert own["reflection"] == max(north_south, east_west)
+    assert all(math.isnan(own[key]) for key in ("turn", "lee_fine", "aliasing_share"))
+
+
+def test_the_sphere_has_both_poles_and_finer_fields_are_the_same_ones(audit):
+    bundle = audit.spherical(nn.Identity).bundle
+    coarse, fine = (audit.fields(16, 2, refined=n, bundle=bundle) for n in (1, 2))
+    assert coarse.shape[-2:] == (9, 16)
+    assert (fine[..., ::2, ::2] - coarse).abs().max() < 1e-5
+    latitude, longitude = bundle.base.axes((9, 16))
+    assert latitude[[0, -1]].tolist() == [0, math.pi]
+    assert longitude[-1] == pytest.approx(2 * math.pi * 15 / 16)
 
 
 class Ramp(nn.Module):
@@ -416,6 +455,33 @@ def test_the_words_of_known_operators(audit, operator, step, words):
         assert part in audit.in_words(measured)
 
 
+class Zonal(nn.Module):
+    """One complex number per zonal wavenumber, the same at every latitude."""
+
+    def __init__(self, phase):
+        super().__init__()
+        self.phase = nn.Parameter(torch.tensor(phase))
+
+    def forward(self, u):
+        waves = torch.arange(u.shape[-1] // 2 + 1)
+        rotated = torch.polar((waves < 5).float(), self.phase * (waves > 0))
+        return torch.fft.irfft(torch.fft.rfft(u) * rotated, n=u.shape[-1])
+
+
+@pytest.mark.parametrize(("operator", "words"), [
+    (Zonal(0.0), "translations along longitude hold; D2 holds"),
+    (Zonal(0.7), "translations along longitude hold; "
+                 "D2 violated but for reflection latitude → −latitude"),
+    (Ramp(), "translations along longitude hold; "
+             "D2 violated but for reflection longitude → −longitude"),
+], ids=["real", "complex", "ramp"])  # fmt: skip
+def test_the_words_of_known_operators_on_the_sphere(audit, operator, words):
+    case = audit.spherical(lambda _: operator)
+    measured = audit.measure(operator, 16, 2, bundle=case.bundle, group=case.group)
+    assert audit.in_words(measured, case.axes) == words
+    assert measured.step == audit.STEPS[0]
+
+
 def test_finer_fields_are_the_same_ones(audit):
     coarse, fine = audit.fields(16, 2), audit.fields(16, 2, refined=2)
     assert (fine[..., ::2, ::2] - coarse).abs().max() < 1e-5
@@ -442,7 +508,9 @@ def test_audit_program(audit, tmp_path, capsys):
     printed = capsys.readouterr().out
     if importlib.util.find_spec("torch_harmonics") is None:
         assert "| SFNO | – | – |" in printed
-        assert "not installed" in printed
+        assert "not installed (pip install 'fieldsym[peers,sfno]')" in printed
+    else:
+        assert "| SFNO | 9 × 16 |" in printed
     assert "(they hold in steps of 4 cells)" in printed
     found = recorded(tmp_path)
     assert found["audit", "U-Net, N = 16", "whole"] > 0.01
