@@ -418,8 +418,8 @@ def test_the_audit_tells_complex_from_real_weights_on_the_sphere(audit, name):
     assert all(math.isnan(own[key]) for key in ("turn", "lee_fine", "aliasing_share"))
 
 
-def test_the_sphere_has_both_poles_and_finer_fields_are_the_same_ones(audit):
-    bundle = audit.spherical(nn.Identity).bundle
+def test_the_sphere_has_both_poles_and_finer_fields_are_the_same_ones(load, audit):
+    bundle = load("audit_models").spherical(nn.Identity).bundle
     coarse, fine = (audit.fields(16, 2, refined=n, bundle=bundle) for n in (1, 2))
     assert coarse.shape[-2:] == (9, 16)
     assert (fine[..., ::2, ::2] - coarse).abs().max() < 1e-5
@@ -475,8 +475,8 @@ class Zonal(nn.Module):
     (Ramp(), "translations along longitude hold; "
              "D2 violated but for reflection longitude → −longitude"),
 ], ids=["real", "complex", "ramp"])  # fmt: skip
-def test_the_words_of_known_operators_on_the_sphere(audit, operator, words):
-    case = audit.spherical(lambda _: operator)
+def test_the_words_of_known_operators_on_the_sphere(load, audit, operator, words):
+    case = load("audit_models").spherical(lambda _: operator)
     measured = audit.measure(operator, 16, 2, bundle=case.bundle, group=case.group)
     assert audit.in_words(measured, case.axes) == words
     assert measured.step == audit.STEPS[0]
