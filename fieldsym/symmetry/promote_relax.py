@@ -74,6 +74,13 @@ def relax(
     >>> conv.weight.tolist(), residual_share(conv)
     ([[[3.0, 0.0, 5.0]]], {'weight': 0.2425})
 
+    Notes
+    -----
+    The penalty of ``fs.promote`` is relative to the size of the weights, which Adam would enlarge
+    to lower it. Give its gradient to the residuals alone: after ``loss.backward()`` call
+    ``(gamma * penalty()).backward(inputs=residual_parameters(model))``. A loss is stationary in the
+    columns of coordinates where they are zero: with ``symmetric=True`` translations stay unbroken.
+
     References
     ----------
     Finzi, Benton, Wilson 2021, arXiv:2112.01388 (residual pathway priors), here with the
