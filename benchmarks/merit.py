@@ -22,30 +22,27 @@ interrupted goes on from there.
 from __future__ import annotations
 
 import argparse
-import base64
-import html
-import io
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import side_by_side as side
 import torch
-from common import machine, mean_and_spread, real_parameters, record, report, versions
+from common import mean_and_spread, real_parameters, record, report
+from merit_orders import LABELS, Found, angular_energy, orders_of
+from merit_page import page, picture
 from side_by_side import Entry, Task
 from torch import Tensor, nn
 
 import fieldsym as fs
-from fieldsym.operators.spectral import SpectralConv
 
 ROWS = {
     "D4 FNO": side.RIGHT,
@@ -54,76 +51,6 @@ ROWS = {
     "neuraloperator FNO": "neuraloperator FNO",
 }
 ROUGH = 2.0  # exponent α of the rougher spectrum; that of the training is 2.5
-ORDERS = 4
-LABELS = (*map(str, range(ORDERS + 1)), "higher")
-Found = dict[str, Any]
-
-
-# Angular orders -----------------------------------------------------------------------------------
-
-
-def angular_energy(table: Tensor) -> np.ndarray:
-    """Share of the energy of R(k) in every angular order.
-
-    ``table``: (2K+1, 2K+1, …), rows −K..K of both axes. Returns 0..``ORDERS`` and what no order up
-    to that explains, together 1.
-    """
-    values = table.detach().to(torch.complex128).reshape(*table.shape[:2], -1).numpy()
-    cut = len(values) // 2
-    k = np.arange(-cut, cut + 1)
-    radius, angle = np.hypot(k[:, None], k), np.arctan2(k, k[:, None])
-    energy = np.zeros(ORDERS + 2)
-    orders = np.arange(-ORDERS, ORDERS + 1)
-    for ring in range(3, cut + 1):  # the first two have too few points for ten functions
-        inside = np.abs(radius - ring) < 0.5
-        waves = np.exp(1j * angle[inside][:, None] * orders)
-        # a ring is a cell wide: the slope along the radius is of order 0
-        columns = np.column_stack([waves, radius[inside] - ring])
-        found = np.linalg.lstsq(columns, values[inside], rcond=None)[0]
-        parts = np.square(np.abs(columns)).sum(0) * np.square(np.abs(found)).sum(1)
-        np.add.at(energy, [*np.abs(orders), 0], parts)
-        energy[-1] += np.square(np.abs(values[inside] - columns @ found)).sum()
-    return energy / energy.sum()
-
-
-@torch.no_grad()
-def multipliers(operator: Callable[[Tensor], Tensor], channels: int, grid: int, cut: int) -> Tensor:
-    """R(k) of an operator that commutes with shifts, from its response to impulses.
-
-    Returns (2·cut+1, 2·cut+1, out, in), complex.
-    """
-    impulses = torch.zeros(channels, channels, grid, grid)
-    impulses[torch.arange(channels), torch.arange(channels), 0, 0] = 1
-    rows = torch.arange(-cut, cut + 1) % grid
-    spectrum = torch.fft.fft2(operator(impulses).double())
-    return spectrum[:, :, rows[:, None], rows].permute(2, 3, 1, 0)
-
-
-def spectral_layers(model: nn.Module) -> list[nn.Module]:
-    """The spectral convolutions of ours or of neuraloperator's."""
-    if isinstance(model, fs.FNO):
-        return [m for m in model.modules() if isinstance(m, SpectralConv)]
-    return list(model.fno_blocks.convs)  # type: ignore[union-attr,arg-type]
-
-
-def orders_of(model: nn.Module, n_modes: int) -> Found:
-    """Angular orders of the spectral weights, mean over the layers, and of the response at rest."""
-    cut = n_modes // 2
-    layers = spectral_layers(model)
-    shares = []
-    for layer in layers:
-        width = layer.rep_in.channels if isinstance(layer, SpectralConv) else layer.in_channels
-        shares.append(angular_energy(multipliers(layer, width, 2 * cut + 2, cut)))
-    rest = torch.zeros(1, 1, side.GRID, side.GRID)
-
-    def response(u: Tensor) -> Tensor:
-        return torch.func.jvp(model, (rest,), (u,))[1]
-
-    at_rest = angular_energy(multipliers(response, 1, side.GRID, cut))
-    return {"weights": np.mean(shares, axis=0).tolist(), "at rest": at_rest.tolist()}
-
-
-# Runs ---------------------------------------------------------------------------------------------
 
 
 def rough_fields(count: int, seed: int) -> side.Pairs:
@@ -280,81 +207,6 @@ def facts(merit: Merit) -> list[tuple[str, str, float, float | str]]:
         energies = zip(LABELS, merit.orders(key), strict=True)
         rows += [(merit.name, f"{key}, order {n}", float(e), "") for n, e in energies]
     return rows
-
-
-# Page ---------------------------------------------------------------------------------------------
-
-
-def picture(merits: Sequence[Merit]) -> bytes:
-    """Error against data, robustness, and angular orders, as PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    axes = figure.subplots(2, 2)
-    _draw_data(axes[0, 0], merits)
-    keys = {"test": "as trained", "rotated": "turned 90°", "reflected": "reflected",
-            "rougher": "rougher"}  # fmt: skip
-    heights = {m.name: [100 * m.figure(key)[0] for key in keys] for m in merits}
-    _draw_bars(axes[0, 1], heights, tuple(keys.values()), "test error (%)", "Off distribution")
-    for axis, key, title in (
-        (axes[1, 0], "weights", "Learned spectral weights"),
-        (axes[1, 1], "at rest", "Response at rest"),
-    ):
-        orders = {m.name: 100 * m.orders(key) for m in merits}
-        _draw_bars(axis, orders, LABELS, "energy (%)", f"{title}, by angular order n")
-    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
-
-
-def _draw_data(axis: Any, merits: Sequence[Merit]) -> None:
-    for number, merit in enumerate(merits):
-        n = np.array(merit.sizes)
-        mean, spread = (100 * np.array(part) for part in zip(*merit.errors().values(), strict=True))
-        axis.errorbar(n, mean, spread, fmt="o", capsize=3, color=f"C{number}")
-        slope = merit.exponent()[0]
-        middle = np.exp(np.log(mean).mean() + slope * np.log(n).mean())
-        axis.plot(n, middle * n**-slope, color=f"C{number}", label=f"$n^{{-{slope:.2f}}}$")
-    axis.set(xscale="log", yscale="log", xlabel="training fields n", ylabel="test error (%)",
-             title="Data efficiency", xticks=merits[0].sizes,
-             xticklabels=map(str, merits[0].sizes))  # fmt: skip
-    low, high = axis.get_ylim()
-    ticks = [t for t in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200) if low <= t <= high]
-    axis.set(yticks=ticks, yticklabels=map(str, ticks))
-    axis.minorticks_off()
-    axis.legend()
-
-
-def _draw_bars(axis: Any, heights: dict, labels: Sequence[str], unit: str, title: str) -> None:
-    where, width = np.arange(len(labels)), 0.8 / len(heights)
-    for number, (name, values) in enumerate(heights.items()):
-        axis.bar(where + (number - (len(heights) - 1) / 2) * width, values, width, label=name)
-    axis.set(xticks=where, xticklabels=labels, ylabel=unit, title=title)
-
-
-def page(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], png: bytes) -> str:
-    """One self-contained page."""
-
-    def line(cells: Iterable[str], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    body = "\n".join([line(header, "th"), *(line(row, "td") for row in rows)])
-    notes = "".join(
-        f"<p>{html.escape(part.strip('* '))}</p>"
-        for paragraph in __doc__.split("\n\n")[2:]
-        for part in paragraph.split("\n* ")
-    )
-    image = base64.b64encode(png).decode()
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Figures of merit</title>
-<style>body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1150px; margin: 2rem auto }}
-td, th {{ padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ddd }}
-td + td {{ white-space: nowrap }} table {{ border-collapse: collapse }}
-img {{ max-width: 100% }}</style>
-<h1>Figures of merit</h1><p>{html.escape(title)}</p><table>{body}</table>
-<img alt="Data efficiency, robustness and angular orders" src="data:image/png;base64,{image}">
-{notes}<p>{html.escape(f"{machine()}; {versions()}")}</p></html>
-"""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -525,37 +525,42 @@ def merit(load):
     return load("merit")
 
 
+@pytest.fixture
+def orders(load):
+    return load("merit_orders")
+
+
 def waves(cut):
     """k_x, k_y and the angle of the modes −cut..cut."""
     k = torch.arange(-cut, cut + 1.0, dtype=torch.float64)
     return k[:, None], k, torch.atan2(k.expand(len(k), -1), k[:, None])
 
 
-def test_angular_orders_of_known_multipliers(merit):
+def test_angular_orders_of_known_multipliers(orders):
     kx, ky, angle = waves(7)
     for order in range(5):
-        energy = merit.angular_energy(torch.cos(order * angle + 0.3))
+        energy = orders.angular_energy(torch.cos(order * angle + 0.3))
         assert energy[order] == pytest.approx(1, abs=1e-12)
     isotropic = torch.exp(-0.05 * (kx**2 + ky**2))
-    assert merit.angular_energy(isotropic)[0] == pytest.approx(1, abs=0.005)
+    assert orders.angular_energy(isotropic)[0] == pytest.approx(1, abs=0.005)
     gradient = 1j * kx / torch.hypot(kx, ky).clamp_min(1)
-    assert merit.angular_energy(gradient + 0 * ky)[1] == pytest.approx(1, abs=1e-12)
+    assert orders.angular_energy(gradient + 0 * ky)[1] == pytest.approx(1, abs=1e-12)
     both = torch.stack([torch.ones_like(angle), 2 * torch.cos(2 * angle)], -1)
-    assert merit.angular_energy(both)[[0, 2]] == pytest.approx([1 / 3, 2 / 3], abs=1e-12)
-    assert merit.angular_energy(torch.cos(7 * angle))[-1] > 0.8
-    assert merit.angular_energy(torch.randn(15, 15, 50)).sum() == pytest.approx(1)
+    assert orders.angular_energy(both)[[0, 2]] == pytest.approx([1 / 3, 2 / 3], abs=1e-12)
+    assert orders.angular_energy(torch.cos(7 * angle))[-1] > 0.8
+    assert orders.angular_energy(torch.randn(15, 15, 50)).sum() == pytest.approx(1)
 
 
-def test_multipliers_of_a_known_layer(merit):
+def test_multipliers_of_a_known_layer(orders):
     known = LowPass(torch.randn(3, 3))
-    assert (merit.multipliers(known, 3, 8, 1) - known.matrix).abs().max() < 1e-5
+    assert (orders.multipliers(known, 3, 8, 1) - known.matrix).abs().max() < 1e-5
 
 
 @neuralop_needed
-def test_multipliers_of_the_peer_are_its_weights(load, merit):
+def test_multipliers_of_the_peer_are_its_weights(load, orders):
     torch.manual_seed(0)
     layer = load("common").neuralop_spectral(3, 5)
-    found = merit.multipliers(layer, 3, 6, 2)
+    found = orders.multipliers(layer, 3, 6, 2)
     stored = layer.weight.to_tensor().permute(2, 3, 1, 0)  # rows −2..2 and 0..2
     assert (found[:, 3:] - stored[:, 1:]).abs().max() < 1e-5
     assert (found[:, :2] - stored[:, 1:].flip(0, 1).conj()).abs().max() < 1e-5
