@@ -205,8 +205,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--cases", default="", help="only those whose name begins like this")
     options = parser.parse_args(arguments)
+    cases = [case for case in CASES if str(case).startswith(options.cases)]
+    if not cases:
+        parser.error(f"no case begins with {options.cases!r}: {'; '.join(map(str, CASES))}")
     rows, facts = [], []
-    for case in (c for c in CASES if str(c).startswith(options.cases)):
+    for case in cases:
         start = time.process_time()
         counts = [needed(case, seed) for seed in range(options.seeds)]
         seconds = time.process_time() - start

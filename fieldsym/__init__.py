@@ -27,7 +27,7 @@ from fieldsym.surrogate import Surrogate
 from fieldsym.symmetry.enforce import enforce, project_, release
 from fieldsym.symmetry.evaluate import evaluate
 from fieldsym.symmetry.promote import Promotion, promote
-from fieldsym.symmetry.promote_relax import relax, residual_parameters
+from fieldsym.symmetry.promote_relax import relax, residual_parameters, residual_share
 from fieldsym.symmetry.promote_snap import snap
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "release",
     "report",
     "residual_parameters",
+    "residual_share",
     "simulate",
     "snap",
     "testing",

@@ -19,8 +19,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import torch
@@ -93,27 +93,41 @@ def audit(
                   weights cannot be used.
     BundleError   if the output has other channels than the declared types.
     """
-    check_folder(Path(out), [model], overwrite)
-    module = load_model(model, weights)
-    x, bundle, known = _inputs(source, variables, types, grid, samples)
-    base = bundle.base
-    out_bundle = bundle if out_types is None else Bundle(base, out_types)
-    if out_bundle != bundle:
-        known.pop("y", None)
-    _try(module, x[:1], bundle, model)
-    report = evaluate(
-        module,
-        named(group, base.dim),
-        x,
-        bundle,
-        out_bundle,
-        region=None if radius is None else base.disk(radius),
-        name=model,
-        progress=progress,
-        **known,  # type: ignore[arg-type]
-    )
-    write_reports({model: report}, Path(out))
+    with _no_empty_folder(Path(out)):
+        check_folder(Path(out), [model], overwrite)
+        module = load_model(model, weights)
+        x, bundle, known = _inputs(source, variables, types, grid, samples)
+        base = bundle.base
+        out_bundle = bundle if out_types is None else Bundle(base, out_types)
+        if out_bundle != bundle:
+            known.pop("y", None)
+        _try(module, x[:1], bundle, model)
+        report = evaluate(
+            module,
+            named(group, base.dim),
+            x,
+            bundle,
+            out_bundle,
+            region=None if radius is None else base.disk(radius),
+            name=model,
+            progress=progress,
+            **known,  # type: ignore[arg-type]
+        )
+        write_reports({model: report}, Path(out))
     return table({model: report})
+
+
+# A folder is made before the work, to know that it can be; where the work fails it goes again.
+@contextmanager
+def _no_empty_folder(out: Path) -> Iterator[None]:
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
+        raise
 
 
 def load_model(name: str, weights: str | Path | None = None) -> nn.Module:
@@ -230,6 +244,12 @@ def _found(name: str) -> object:
     path, colon, inside = name.partition(":")
     if not (path and colon and inside):
         raise DataError(f"A model is named 'module:factory', such as mymodels:fno; got '{name}'.")
+    if path.startswith(".") or path.endswith(".py") or "/" in path:
+        stem = PurePath(path.removesuffix(".py")).name.lstrip(".")
+        raise DataError(
+            f"A model is named by its module, not by a file: got '{name}'. Call the command in the "
+            f"folder of the file, with {stem}:{inside}."
+        )
     try:
         found: object = importlib.import_module(path)
     except ModuleNotFoundError as error:

@@ -18,21 +18,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
+from fieldsym.bundle import require_operator
 from fieldsym.errors import BundleError, DataError
 from fieldsym.operators.adopt_tie import evaluating
 
+Operator = Callable[[Tensor], Tensor]
 Inputs = Tensor | Callable[[int], Tensor]
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def clone(
     student: nn.Module,
-    teacher: nn.Module,
+    teacher: Operator,
     inputs: Inputs,
     *,
     steps: int,
@@ -46,11 +49,12 @@ def clone(
     The loss is the mean over a batch of ‖student(u) − teacher(u)‖ / ‖teacher(u)‖; Adam, the
     learning rate falling to zero as a cosine. The result depends on the arguments alone. The
     teacher is in evaluation mode and is not changed, the student in training mode; afterwards both
-    have the modes they had.
+    have the modes they had. Modules inside a function keep the mode they have.
 
     Parameters
     ----------
-    student, teacher : nn.Module from (batch, channel, *grid) to the same shape as each other
+    student : nn.Module from (batch, channel, *grid)
+    teacher : module or function from the same to the shape that the student returns
     inputs : Tensor (sample, channel, *grid), of which every sample is used once before any comes
         again; or a function from the number of a step to the batch of that step. In the dtype and
         on the device of the modules
@@ -66,10 +70,11 @@ def clone(
 
     Raises
     ------
-    DataError     if a number is out of range, the inputs are no fields, the student has nothing to
-                  train or is the teacher, or an output is not finite (the student keeps the weights
-                  of the last step).
-    BundleError   if student and teacher return different shapes.
+    DataError     if a number is out of range, the inputs are no fields or student or teacher cannot
+                  be run on them, the student is no module, has nothing to train or is the teacher,
+                  or an output is not finite (the student keeps the weights of the last step).
+    BundleError   if student and teacher do not return tensors of one shape, or the teacher cannot
+                  be called.
 
     Examples
     --------
@@ -94,7 +99,7 @@ def clone(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     batches = inputs if callable(inputs) else _Order(inputs, batch_size, seed)
     losses = []
-    with _reproducible(trained[0].device, seed), evaluating(teacher), _training(student):
+    with _reproducible(trained[0].device, seed), _still(teacher), _training(student):
         for step in range(steps):
             loss = _loss(student, teacher, batches(step), step)
             optimiser.zero_grad()
@@ -108,10 +113,11 @@ def clone(
     return losses
 
 
-def _loss(student: nn.Module, teacher: nn.Module, u: Tensor, step: int) -> Tensor:
+def _loss(student: nn.Module, teacher: Operator, u: Tensor, step: int) -> Tensor:
+    _check_fields(u)
     with torch.no_grad():
-        target = teacher(u)
-    output = student(u)
+        target = _run(teacher, u, "teacher")
+    output = _run(student, u, "student")
     if output.shape != target.shape:
         raise BundleError(
             f"Student and teacher return sections of one bundle; from {tuple(u.shape)} the student "
@@ -128,6 +134,24 @@ def _loss(student: nn.Module, teacher: nn.Module, u: Tensor, step: int) -> Tenso
             )
     error, size = ((v.flatten(1).norm(dim=1)) for v in (output - target, target))
     return (error / size.clamp_min(torch.finfo(size.dtype).tiny ** 0.5)).mean()
+
+
+# Modules of other libraries raise errors of their own at channels or a dtype that they do not take.
+def _run(operator: Operator, u: Tensor, name: str) -> Tensor:
+    try:
+        value = operator(u)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise DataError(
+            f"The {name} cannot be run on inputs of shape {tuple(u.shape)} in {u.dtype}: "
+            f"{' '.join(str(error).split())[:240]}. Give the channels, the dtype and the device "
+            "that it takes."
+        ) from error
+    if not isinstance(value, Tensor):
+        raise BundleError(
+            f"The {name} returns one tensor (batch, channel, *grid); got "
+            f"{type(value).__name__}. Wrap it in a module that returns the field."
+        )
+    return value
 
 
 class _Order:
@@ -154,6 +178,10 @@ def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
+def _still(teacher: Operator) -> AbstractContextManager[None]:
+    return evaluating(teacher) if isinstance(teacher, nn.Module) else nullcontext()
+
+
 @contextmanager
 def _training(module: nn.Module) -> Iterator[None]:
     """A module in training mode; afterwards every part has the mode it had."""
@@ -164,21 +192,26 @@ def _training(module: nn.Module) -> Iterator[None]:
 
 def _check(
     student: nn.Module,
-    teacher: nn.Module,
+    teacher: Operator,
     inputs: object,
     steps: int,
     batch_size: int,
     learning_rate: float,
 ) -> list[nn.Parameter]:
     """The parameters to train."""
+    require_operator(teacher, "clone")
+    if not isinstance(student, nn.Module):
+        raise DataError(f"The student is a module, whose parameters are trained; got {student!r}.")
     for name, count in (("steps", steps), ("batch_size", batch_size)):
         if not isinstance(count, int) or count < 1:
             raise DataError(f"{name} is a positive whole number; got {count!r}.")
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
+    if not (isinstance(learning_rate, Real) and 0 < learning_rate < math.inf):
         raise DataError(f"learning_rate is a positive number; got {learning_rate!r}.")
     if not callable(inputs):
         _check_fields(inputs)
-    theirs = {id(p) for p in teacher.parameters()}
+        _check_finite(inputs)
+    owned = teacher.parameters() if isinstance(teacher, nn.Module) else ()
+    theirs = {id(p) for p in owned}
     trained = [p for p in student.parameters() if p.requires_grad]
     if not trained or any(id(p) in theirs for p in trained):
         raise DataError(
@@ -197,7 +230,10 @@ def _check_fields(inputs: object) -> None:
             "inputs are real fields (sample, channel, *grid), at least one, or a function from the "
             f"number of a step to a batch of them; got {found}."
         )
-    if not inputs.isfinite().all():  # type: ignore[attr-defined]
+
+
+def _check_finite(inputs: Tensor) -> None:
+    if not inputs.isfinite().all():
         raise DataError(
             "The inputs hold NaN or infinity, which no operator can be trained on. Fill the gaps, "
             "or leave these samples out."

@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fieldsym.errors import DataError
-from fieldsym.report_summary import as_mapping, joined_rows, number, share_text, summary
+from fieldsym.report_summary import (
+    as_mapping,
+    joined_rows,
+    number,
+    reference_holds,
+    share_text,
+    summary,
+)
 from fieldsym.symmetry.evaluate_statistics import AS_TRUTH, BELOW_FLOOR, EXACT, VIOLATION
 
 if TYPE_CHECKING:
@@ -58,7 +65,11 @@ def table(reports: xr.Dataset | Mapping[str, xr.Dataset]) -> Table:
         ("error, transformed", "error_transformed"),
     ):
         view.add_row(label, *(number(one[key]) for one in found.values()), "", "")
-    view.add_row("symmetry share", *(share_text(one["share"]) for one in found.values()), "", "")
+    parts = (
+        "no symmetry of the truth" if reference_holds(one) is False else share_text(one["share"])
+        for one in found.values()
+    )
+    view.add_row("symmetry share", *parts, "", "")
     view.add_section()
     for name, cells in joined_rows(found).items():
         known = next(cell for cell in cells if cell)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fieldsym.report_orbits import element_plot, polar_plot
 from fieldsym.report_plots import curve_plot, field_plot
 from fieldsym.report_style import CSS, GUIDE
-from fieldsym.report_summary import joined_rows, number, share_text, summary
+from fieldsym.report_summary import joined_rows, number, reference_holds, share_text, summary
 from fieldsym.report_tables import SECTIONS, chip, findings, picture
 from fieldsym.symmetry.evaluate_statistics import VIOLATION
 
@@ -83,7 +83,7 @@ def _card(name: str, one: Summary) -> str:
     known = {
         "error": number(one["error"]),
         "error, transformed": number(one["error_transformed"]),
-        "symmetry share S": share_text(one["share"]),
+        "symmetry share S": share_text(None if reference_holds(one) is False else one["share"]),
     }
     figures = [_figure(label, text) for label, text in known.items() if text != number(None)]
     return (
@@ -105,12 +105,13 @@ def _headline(one: Summary) -> str:
     parts = [f"Violates {_listing(large)}."] if large else []
     parts += [f"Its violation of {_listing(small)} is small beside its error."] if small else []
     parts = parts or ["No violation that this test can resolve."]
-    share, order = one["share"], one["setup"]["finite_order"]
+    share, order, held = one["share"], one["setup"]["finite_order"], reference_holds(one)
     if share is not None and share < 1e-3:
         parts.append(f"Averaging over the {order} elements would not reduce its error.")
-    elif share is not None:
+    elif share is not None and held is not False:
+        start = "Averaging" if held else "If the targets have these symmetries, averaging"
         gain = f"{number(share)} of its squared error"
-        parts.append(f"Averaging over the {order} elements would remove {gain}.")
+        parts.append(f"{start} over the {order} elements would remove {gain}.")
     return escape(" ".join(parts))
 
 
@@ -146,7 +147,7 @@ def _comparison(found: Mapping[str, Summary]) -> str:
         f"<tbody>{body}</tbody></table></div><p class='note'>Medians over samples; in brackets the "
         f"bootstrapped 95 % interval of the median. {WRONG * controlled}Error: relative L2 error "
         "on the transformed test set. S: symmetry share of the subgroup that the element "
-        "generates.</p></section>"
+        "generates, for targets that have the symmetry.</p></section>"
     )
 
 
@@ -184,11 +185,12 @@ def _row_cells(row: Summary) -> str:
 
 ORBITS = (
     "Every element that was measured. A defect of exactly 0 is not drawn.",
-    "Rotations about the centre, windowed. Multiples of 90° are maps of the grid and say nothing "
-    "about the angles between them; a defect of exactly 0 is not drawn.",
+    "Rotations about the centre. Fields are windowed here and the defect is relative to the "
+    "windowed output, so that numbers differ from the table. Multiples of 90° are maps of the grid "
+    "and say nothing about the angles between them; a defect of exactly 0 is not drawn.",
     "The same rotations: the angle as a direction, the defect as the distance from the centre.",
     "Shifts within one cell. What rises between whole cells is aliasing of the operator’s "
-    "nonlinearities.",
+    "nonlinearities, or its resampling.",
 )
 
 

@@ -30,7 +30,7 @@ STYLE = {
     "svg.hashsalt": "fieldsym", "axes.titlesize": 10, "legend.frameon": False,
 }  # fmt: skip
 MOST_CHANNELS = 3
-DEFECT = -1.0  # in place of a colour range: sequential, from 0
+DEFECT = -1.0  # in place of a colour range: light and sequential, from the least to the largest
 TYPES = {"svg": "svg+xml", "png": "png"}
 
 
@@ -186,13 +186,13 @@ def _extent(field: xr.DataArray) -> tuple[float, float, float, float]:
 
 
 def _colours(field: xr.DataArray, span: float) -> dict[str, Any]:
-    """Symmetric and diverging for signed fields, sequential for the others."""
+    """Symmetric and diverging for signed fields, sequential for the others; defects from their
+    minimum, so that it can be seen where they are."""
     low, high = float(field.min()), float(field.max())
+    if span == DEFECT and high - low > 1e-6 * high:
+        return {"cmap": "YlOrBr", "vmin": low, "vmax": high}
     if low >= 0:
-        return {
-            "cmap": "magma_r" if span == DEFECT else "viridis",
-            "vmin": 0.0,
-            "vmax": high or 1.0,
-        }
+        cmap = "YlOrBr" if span == DEFECT else "viridis"
+        return {"cmap": cmap, "vmin": 0.0, "vmax": high or 1.0}
     span = span or max(abs(low), abs(high)) or 1.0
     return {"cmap": "RdBu_r", "vmin": -span, "vmax": span}

@@ -87,8 +87,8 @@ dd { margin: 0; }
 
 GUIDE = """<section class="guide"><h2>How to read this</h2><dl>
 <dt>Defect</dt><dd>‖F(g·x) − g·F(x)‖ / ‖F(x) − mean‖: transform the input, or transform the output;
-how far the two results are apart, relative to the fluctuation of the output. Zero for an operator
-that has the symmetry, whatever its accuracy.</dd>
+how far the two results are apart, relative to the fluctuation of the output (to the output itself
+where it is constant). Zero for an operator that has the symmetry, whatever its accuracy.</dd>
 <dt>Floor</dt><dd>The same number for an isotropic heat flow, which has every symmetry. What it
 shows is lost by the transform, the window or rounding. A defect below 3 floors is no
 property of the model.</dd>
@@ -98,7 +98,8 @@ blamed for less than it.</dd>
 <dt>Symmetry share S</dt><dd>The part of the mean square error, on the test set augmented by its
 orbit, that averaging the model over the group would remove: MSE(F) = MSE(F̄) + ‖F − F̄‖². With
 S = 31 % averaging alone cuts the squared error by 31 %; with S = 0.2 % symmetry is not the
-problem.</dd>
+problem. This takes it that the targets have the symmetry; where they do not, averaging may do
+harm.</dd>
 <dt>Error, transformed</dt><dd>‖F(g·x) − g·y‖ / ‖g·y‖: the error on inputs in another pose.</dd>
 <dt>Infinitesimal defect</dt><dd>‖DF(x)[ξ·x] − ξ·F(x)‖ / ‖F(x) − mean‖, per radian of rotation or
 per correlation length of translation. It bounds the finite defects. Far above them, it points to
@@ -108,11 +109,12 @@ by the opposite shift, or with the opposite parity. Where it passes as well, the
 one action from the other, and the symmetry is not testable on them.</dd>
 <dt>Aliasing</dt><dd>A nonlinearity makes waves that the grid cannot hold; they fold back. That
 breaks shifts by parts of a cell, and rotations, without any asymmetry in the weights. On a grid
-twice as fine most of it is gone; an asymmetry of the weights stays.</dd>
+twice as fine all of it is gone for smooth nonlinearities and fields that the grid resolves, about
+half for relu, whose slope jumps alias on every grid; an asymmetry of the weights stays.</dd>
 <dt>Layers</dt><dd>L(N₂∘N₁)(x) = (L N₂)(N₁x) + DN₂(N₁x)[L N₁(x)]: the infinitesimal defect is the
 sum of what each layer contributes. A negative share compensates for others.</dd>
 <dt>Verdicts</dt><dd><b>exact</b>: within rounding. <b>below floor</b>: less than 3 floors.
 <b>consistent with truth</b>: the 95 % interval reaches down to that of the truth. <b>resolved
-violation</b>: a property of the model. <b>not testable on this grid</b>: data are missing, or the
-transform alone loses more than 10 %.</dd>
+violation</b>: a property of the model. <b>not testable on this grid</b>: data are missing, the
+transform alone loses more than 10 %, or a wrong action passes as well.</dd>
 </dl></section>"""

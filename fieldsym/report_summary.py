@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fieldsym.errors import DataError
+from fieldsym.symmetry.evaluate_findings import Fact
 from fieldsym.symmetry.evaluate_findings import number as measured
 from fieldsym.symmetry.evaluate_statistics import (
     AS_TRUTH,
@@ -99,6 +100,27 @@ def summary(report: xr.Dataset) -> dict[str, Any]:
     }
     found["symmetries"] = _families(found)
     return found
+
+
+def reference_holds(one: Mapping[str, Any]) -> bool | None:
+    """Whether the reference has the symmetries that are averaged over; None without a reference.
+
+    Where it has not, the symmetry share says nothing about the error.
+    """
+    if not one["setup"].get("has_truth"):
+        return None
+    known = one["setup"].get("rounding") or 0.0
+    rows = (row for row in one["elements"] if row["kind"] == "point")
+    return all(_fact(row).in_reference(known) for row in rows)
+
+
+# The numbers of an element; what is None is not a number.
+def _fact(row: Mapping[str, Any]) -> Fact:
+    value, floor, truth = (
+        math.nan if row[key] is None else row[key]
+        for key in ("defect_median", "floor", "truth_defect")
+    )
+    return Fact(row["name"], row["verdict"], value, (value, value), floor, truth)
 
 
 def _element(report: xr.Dataset, i: int) -> dict[str, Any]:
@@ -230,8 +252,9 @@ def _sentence(row: Mapping[str, Any], rows: int, dtype: str) -> str:
     if row["verdict"] == AS_TRUTH:
         return f"Not to be told from the reference solution: {value} against {truth} ({where})."
     if row["verdict"] == NOT_TESTABLE:
-        reason = f"the transform alone loses {floor}" if row["floor"] else "data are missing"
-        return f"Not testable on this grid: {reason} ({where})."
+        lost = f"the transform alone loses {floor}" if row["floor"] else "data are missing"
+        said, _, reason = row["found"].removesuffix(".").partition("not testable: ")
+        return f"Not testable on this grid: {lost if said or not reason else reason} ({where})."
     low, high = (number(v) for v in row["interval"])
     beside = f"; the reference solution has {truth}" if row["truth"] is not None else ""
     worst = f"largest for {where}" if rows > 1 else where

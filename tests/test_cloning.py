@@ -122,6 +122,13 @@ def test_every_sample_comes_once_before_any_comes_again(batch_size):
     assert len(teacher.seen) == 20 * min(batch_size, 10)
 
 
+def test_a_function_is_a_teacher():
+    """One that returns twice its input: the kernel becomes twice the identity."""
+    student = conv()
+    clone(student, lambda u: 2 * u, torch.randn(64, 1, 9), steps=300, learning_rate=0.05)
+    laws.assert_close(student.weight.detach(), torch.tensor([[[0.0, 2.0, 0.0]]]), 2e-3)
+
+
 def test_modes_and_the_teacher_stay_as_they_were():
     teacher, recorder = nn.Sequential(conv(), Recorder()), Recorder()
     student = nn.Sequential(conv(), recorder)
@@ -172,6 +179,23 @@ class Scaled(nn.Module):
 
 
 REFUSED = {
+    "nothing drawn": (conv(), Scaled(1.0), lambda step: None, {}, fs.DataError,
+                      "function from the number of a step .*got NoneType"),
+    "pairs drawn": (conv(), Scaled(1.0), lambda step: (NAN, NAN), {}, fs.DataError, "got tuple"),
+    "channels": (conv(), Scaled(1.0), torch.ones(3, 2, 8), {}, fs.DataError,
+                 r"student cannot be run on inputs of shape \(3, 2, 8\) in torch.float32: .*Give"),
+    "teacher's channels": (Scaled(1.0), conv(), torch.ones(3, 2, 8), {}, fs.DataError,
+                           r"The teacher cannot be run on inputs of shape \(3, 2, 8\)"),
+    "dtype": (conv(), conv(), torch.ones(3, 1, 8).double(), {}, fs.DataError,
+              r"The teacher cannot be run on .* in torch.float64"),
+    "two outputs": (conv(), lambda u: (u, u), torch.ones(3, 1, 8), {}, fs.BundleError,
+                    "The teacher returns one tensor .*got tuple"),
+    "a function": (lambda u: u, conv(), torch.ones(3, 1, 8), {}, fs.DataError,
+                   "The student is a module"),
+    "no teacher": (conv(), "teacher", torch.ones(3, 1, 8), {}, fs.BundleError,
+                   "clone needs an operator"),
+    "rate in words": (conv(), conv(), torch.ones(2, 1, 8), {"learning_rate": "small"},
+                      fs.DataError, "learning_rate is a positive number; got 'small'"),
     "shapes": (conv(), nn.Conv1d(1, 2, 1), torch.ones(2, 1, 8), {}, fs.BundleError,
                r"student makes \(2, 1, 8\) and the teacher \(2, 2, 8\)"),
     "NaN in": (conv(), Scaled(1.0), NAN, {}, fs.DataError, "inputs hold NaN"),

@@ -12,7 +12,7 @@ from torch import nn
 import fieldsym as fs
 from fieldsym.symmetry.evaluate import evaluate
 from fieldsym.symmetry.evaluate_parts import Probe, Ruler, control_flow
-from fieldsym.symmetry.evaluate_rows import element_rows, finite_part
+from fieldsym.symmetry.evaluate_rows import element_rows, finite_part, whole_cells
 from fieldsym.symmetry.evaluate_statistics import median_interval, shares, verdict
 
 SQUARE = fs.Torus((1.0, 1.0))
@@ -46,9 +46,55 @@ def test_rows_of_a_continuous_group_contain_lattice_turns_and_generic_angles():
     assert finite_part(fs.groups.so(3), fs.Torus((1.0,) * 3), (8, 8, 8)).order == 24
 
 
-def test_whole_shifts_are_odd_so_that_strides_do_not_divide_them():
-    labels = [row.label for row in element_rows(fs.groups.translations(1), fs.Torus((1.0,)), (64,))]
-    assert labels[0] == "shift 17 cells along x"
+def assert_sees_patches(cells, n):
+    """No patches that tile the axis, of more than one point, move into each other."""
+    assert not any(n % size == 0 == cells % size for size in range(2, n + 1))
+
+
+def broken_cells(points):
+    """An odd number near a quarter."""
+    return (min(points) // 4) | 1
+
+
+def test_no_patches_move_into_each_other_by_the_whole_shift():
+    for n in range(2, 200):
+        cells = whole_cells([n])
+        assert_sees_patches(cells, n)
+        assert n < 20 or 0.13 * n < cells < 0.4 * n
+    assert whole_cells([15, 28]) == 11 == whole_cells([28, 15])  # 3, 5 and 7 divide one of them
+    with pytest.raises(AssertionError):
+        assert_sees_patches(broken_cells([36]), 36)
+
+
+def test_the_mean_square_error_sums_over_the_channels_of_a_fibre():
+    wind = fs.Bundle(SQUARE, "vector u")
+    x = sections(wind)
+    report = evaluate(lambda u: 0 * u, fs.groups.cyclic(4), x, wind, wind, y=x)
+    loss = nn.functional.mse_loss(torch.zeros_like(x), x)
+    assert report.mse.item() == pytest.approx(2 * loss.item(), rel=1e-12)
+    assert "fibre norm" in report.mse.attrs["long_name"]
+
+
+def test_each_axis_has_its_whole_shift():
+    rows = element_rows(fs.groups.translations(2), fs.Torus((2.0, 3.0)), (16, 24))
+    assert [row.label for row in rows[:2]] == ["shift 5 cells along x", "shift 7 cells along y"]
+    np.testing.assert_allclose(rows[1].element.shift, [0, 7 * 3 / 24])
+
+
+def patches(u):
+    """Means over patches of 3 × 3 points."""
+    return nn.functional.interpolate(nn.functional.avg_pool2d(u, 3), scale_factor=3)
+
+
+@pytest.mark.parametrize("grid", [(36, 36), (15, 63), (60, 21)])
+def test_patches_violate_shifts_by_whole_cells(grid):
+    report = evaluate(patches, fs.groups.translations(2), sections(grid=grid, kmax=4), P, P)
+    whole = report.isel(element=report.kind.values == "shift")
+    assert set(whole.verdict.values) == {"resolved violation"}
+    assert whole.defect_median.min() > 0.05
+    for said in report.lee_finding.values:
+        assert "shifts by whole cells fail: an asymmetry of the operator itself" in said
+        assert "no asymmetry" not in said
 
 
 # Operators with known defects ---------------------------------------------------------------------

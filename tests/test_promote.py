@@ -632,6 +632,10 @@ ERRORS = {
     "level": ({"level": "layer"}, fs.GroupError, r"level is one of \('operator', 'weights'\)"),
     "estimator": ({"estimator": "some"}, fs.GroupError, r"estimator is one of \('all', 'one'\)"),
     "samples": ({"samples": 0}, fs.DataError, "1 or more; got 0"),
+    "half a sample": ({"samples": 1.5}, fs.DataError, "a whole number, 1 or more; got 1.5"),
+    "region": ({"region": 0.4}, fs.GridError, r"region is a Region, .*got 0.4"),
+    "mean": ({"estimator": "one", "ema": -0.5}, fs.DataError, "ema is the share .* got -0.5"),
+    "mean in words": ({"estimator": "one", "ema": "x"}, fs.DataError, "ema is .* got 'x'"),
     "weights and fields": (
         {"level": "weights", "samples": 2}, fs.GroupError, "reads the weights and no fields"),
     "fields and weights": (
@@ -656,6 +660,140 @@ ERRORS = {
     "no operator": ({"model": 3}, fs.BundleError, "promote needs an operator"),
     "exponent": ({"p": 2.0}, fs.DataError, "p is the exponent"),
 }  # fmt: skip
+
+
+SPECTRA = {
+    "channels": (torch.zeros(2, 3, 16, 24), fs.BundleError, "3 channels where the bundle has 1"),
+    "integers": (torch.zeros(2, 1, 16, 24, dtype=torch.long), fs.BundleError, "Got torch.int64"),
+    "empty": (torch.zeros(0, 1, 16, 24), fs.DataError, "spectra of promote needs at least one"),
+    "NaN": (torch.full((2, 1, 16, 24), torch.nan), fs.DataError, "of spectra .* hold NaN or inf"),
+    "large": (torch.full((2, 1, 16, 24), 1e300, dtype=torch.float64), fs.DataError,
+              "The input of .* is not finite for the fields of spectra"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPECTRA)
+def test_spectra_are_of_finite_sections(case):
+    spectra, error, message = SPECTRA[case]
+    model = fno(P, P, n_layers=3, non_linearity=torch.square)
+    with pytest.raises(error, match=message):
+        promote(model, SHIFTS, P, P, level="weights", spectra=spectra)
+
+
+def test_spectra_may_have_two_batch_axes():
+    model, u = fno(P, P, positional_embedding="grid"), sections(P, batch=4)
+    values = [promote(model, SE2, P, P, level="weights", spectra=x)()
+              for x in (u, u.reshape(2, 2, 1, 16, 24))]  # fmt: skip
+    assert torch.equal(*values)
+
+
+def test_weights_that_cannot_be_read_leave_the_operator():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+    for model in (Own(), nn.ReLU()):
+        with pytest.raises(fs.GroupError, match="level='operator' takes any module"):
+            promote(model, SHIFTS, P, P, level="weights")
+
+
+def test_the_grid_embedding_of_neuraloperator_leaves_the_operator():
+    with pytest.raises(
+        fs.GroupError, match=r"coordinates as channels.*'operator' takes any module"
+    ):
+        promote(foreign(), SHIFTS, P, P, level="weights")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("estimator", ["all", "one"])
+@pytest.mark.parametrize("group", [SHIFTS, MIRRORS])
+def test_what_is_not_finite(group, estimator, number):
+    u = sections(P)
+    u[1, 0, 3, 5] = number
+    with pytest.raises(fs.DataError, match="fields of promote hold NaN or infinity"):
+        promote(fno(P, P), group, P, P, estimator=estimator)(u)
+    with pytest.raises(fs.DataError, match="output of the model is not finite for finite fields"):
+        promote(lambda v: v + number, group, P, P, estimator=estimator)(sections(P))
+
+
+def test_a_moved_field_whose_image_is_not_finite():
+    def picky(u):
+        return torch.where(u[..., 3:4, 5:6] > 0, u, torch.nan)
+
+    u = -torch.ones(1, 1, 16, 24, dtype=torch.float64)
+    u[..., 3, 5] = 1
+    assert picky(u).isfinite().all()
+    with pytest.raises(fs.DataError, match="output of the model is not finite for finite fields"):
+        promote(picky, MIRRORS, P, P)(u)
+
+
+@pytest.mark.parametrize("group", [SHIFTS, MIRRORS, fs.groups.translations(2, axes=[0])])
+@pytest.mark.parametrize(("output", "message"), [
+    (lambda u: (u, u), "Got tuple; convert it"), (lambda u: [u], "Got list; convert it"),
+    (lambda u: None, "Got NoneType"), (lambda u: {"y": u}, "Got dict"),
+    (lambda u: u[:1], r"returned shape \(1, 1, 16, 24\) for 3 samples"),
+])  # fmt: skip
+def test_outputs_that_are_no_sections(group, output, message):
+    with pytest.raises(fs.BundleError, match=message):
+        promote(output, group, P, P)(sections(P))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"estimator": "one"}, {"region": OBLONG.disk(0.8)}, {"group": MIRRORS},
+])  # fmt: skip
+def test_empty_batches(options):
+    penalty = promote(**{"model": fno(P, P), "group": SHIFTS, "in_bundle": P, "out_bundle": P}
+                      | options)  # fmt: skip
+    for call in (penalty, penalty.with_output):
+        with pytest.raises(fs.DataError, match=r"at least one sample; got shape \(0, 1, 16, 24\)"):
+            call(torch.zeros(0, 1, 16, 24, dtype=torch.float64))
+
+
+def test_level_weights_takes_no_fields():
+    """Where an output is asked for too, and where a trainer reads the loss, it still works."""
+    model, u = fno(P, P, positional_embedding="grid"), sections(P)
+    penalty = promote(model, SHIFTS, P, P, level="weights")
+    with pytest.raises(fs.DataError, match=r"takes no fields: call it as penalty\(\)"):
+        penalty(u)
+    y, value = penalty.with_output(u)
+    assert torch.equal(y, model(u))
+    penalty.reset()
+    model(u)
+    assert torch.allclose(penalty.loss, value)
+
+
+@pytest.mark.parametrize("weight", [0.0, math.nan, math.inf])
+def test_weights_that_nothing_is_relative_to(weight):
+    model = fno(P, P, positional_embedding="grid")
+    penalty = promote(model, MIRRORS, P, P, level="weights")
+    for w in model.parameters():
+        w.data.fill_(weight)
+    with pytest.raises(fs.DataError, match="weights of the model are all zero or not finite"):
+        penalty()
+
+
+def test_states_of_something_else():
+    penalty = promote(Modulated(0.1), SHIFTS * MIRRORS, P, P)
+    with pytest.raises(fs.DataError, match=r"it lacks norm, calls, defects\. Give what its"):
+        penalty.load_state_dict({})
+    with pytest.raises(fs.DataError, match="it lacks norm, calls, defects"):
+        penalty.load_state_dict([1])
+    with pytest.raises(fs.DataError, match="it lacks sum, grams, paid_for"):
+        penalty.load_state_dict(penalty.state_dict() | {"norm": {}})
+
+
+def test_reports_without_directions_do_not_count_them():
+    penalty = promote(lambda u: u**2, MIRRORS, P, P)
+    penalty(sections(P))
+    assert "directions" not in penalty.report()
+    assert len(penalty.report().splitlines()) == 3
+
+
+def test_combinations_have_one_sign_style():
+    along = [combined(c, SHIFTS.generators).name for c in ([-0.3, 0.95], [-0.3, -0.95])]
+    assert along == ["−0.30 translation x + 0.95 translation y",
+                     "−0.30 translation x − 0.95 translation y"]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ERRORS)

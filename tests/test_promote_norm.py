@@ -354,6 +354,14 @@ def test_layers_are_promoted_to_a_common_symmetry():
         ({"eps": (0.1, 0.0)}, r"eps is the smoothing .* got \(0.1, 0.0\)"),
         ({"eps": (0.1,)}, "two numbers between 0 and 1"),
         ({"ema": 1.0}, r"ema is the share .* got 1.0"),
+        ({"p": "1"}, "p is the exponent of the norm, between 0 and 1; got '1'"),
+        ({"p": math.nan}, "p is the exponent .* got nan"),
+        ({"eps": 0.1}, "two numbers between 0 and 1, .* got 0.1"),
+        ({"eps": "ab"}, "two numbers between 0 and 1, .* got 'ab'"),
+        ({"anneal": -1}, "anneal is a whole number of calls, 0 or more, .* got -1"),
+        ({"anneal": None}, "anneal is a whole number .* got None"),
+        ({"anneal": 2.5}, "anneal is a whole number .* got 2.5"),
+        ({"ema": None}, "ema is the share .* got None"),
     ],
 )
 def test_options_out_of_range(options, message):
@@ -374,6 +382,8 @@ def test_gram_matrices_that_are_none():
             use()
     with pytest.raises(DataError, match="belongs to 2 generators, the penalty has 3"):
         norm.load_state_dict(NuclearNorm(2).state_dict())
+    with pytest.raises(DataError, match=r"no state of a penalty: it lacks grams, paid_for\. Give"):
+        norm.load_state_dict({"sum": eye})
 
 
 # The published recovery experiment, small ---------------------------------------------------------
@@ -449,6 +459,15 @@ def test_recovery_runs(recovery, monkeypatch, capsys, tmp_path):
     assert (tmp_path / "record.csv").read_text().count("recovery") == 1
 
 
+def test_recovery_of_no_case_names_the_cases(recovery, capsys):
+    with pytest.raises(SystemExit) as ended:
+        recovery.main(["--cases", "T(n) ortho"])
+    assert ended.value.code == 2
+    text = capsys.readouterr().err
+    assert "no case begins with 'T(n) ortho': T(10), d = 2, r = 1; " in text
+    assert all(str(case) in text for case in recovery.CASES)
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("neuralop") is None, reason="neuraloperator is not installed"
 )
@@ -458,5 +477,5 @@ def test_promote_cost_runs(load, capsys, tmp_path):
     with (tmp_path / "record.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["case"] for row in rows} == {"FNO", "neuraloperator FNO"}
-    assert len(rows) == 2 * 3 * 2  # models, penalties, medians and means
+    assert len(rows) == 2 * 4 * 2  # models, penalties, medians and means
     assert all(float(row["value"]) > 0 for row in rows)

@@ -10,8 +10,10 @@ from test_promote_weights import Blocks
 from torch import nn
 
 import fieldsym as fs
-from fieldsym.errors import DataError, GroupError
+from fieldsym.errors import BundleError, DataError, GroupError
+from fieldsym.operators import weight_projection
 from fieldsym.operators.steerable import SteerableConv
+from fieldsym.operators.typed_parameters import typed_parameters
 from fieldsym.symmetry import promote_snap
 from fieldsym.symmetry.promote_snap import Snapped, snap
 from fieldsym.symmetry.promote_weights import WeightGram
@@ -109,7 +111,7 @@ def broken_mean(lie, sites, old, subgroup):
 
 
 def test_a_mean_that_moves_no_fibre_is_not_exact(monkeypatch):
-    monkeypatch.setattr(promote_snap, "_mean", broken_mean)
+    monkeypatch.setattr(weight_projection, "_mean", broken_mean)
     model = nearly("blocks", D4)
     found = snap(model, D4, FLOW, FLOW)
     with pytest.raises(AssertionError):
@@ -188,10 +190,10 @@ def test_one_direction_of_translations_is_removed_and_the_other_kept():
     """W_x/L_x = W_y/L_y nearly: x − y is snapped, x + y stays broken."""
     model = coordinates(ratio=1.5)
     found = snap(model, groups.se(2), MIXED, MIXED)
-    assert found.directions == ("translation x -1.00 translation y",)
-    gram, _, size = WeightGram(model, groups.translations(2), MIXED, MIXED)()
+    assert found.directions == ("translation x − 1.00 translation y",)
+    gram, _, _ = WeightGram(model, groups.translations(2), MIXED, MIXED)()
     values, vectors = torch.linalg.eigh(gram)
-    assert values[0] < 1e-24 * size**2 < values[1]
+    assert values[0].abs() < 1e-14 * values[1]
     assert vectors[0, 0].abs().item() == pytest.approx(0.5**0.5, rel=1e-3)
     assert 0 < found.removed["lifting.first.weight.position"] < 0.01
 
@@ -217,13 +219,16 @@ def test_turns_of_pointwise_maps_and_constants():
 
 
 def test_turns_of_lattices_are_left():
-    """Multipliers that hardly matter: the turn is found, imposed on the rest, and that is said."""
+    """Multipliers of the mean: the turn is found, imposed on the rest, and that is said."""
     model = fs.FNO(MIXED, MIXED, n_modes=5, hidden_channels=4, n_layers=1).double()
     with torch.no_grad():
-        for p in (*model.layers[0].convolution.parameters(),):
-            p *= 1e-4
+        for p in typed_parameters(model, groups.so(2), MIXED, MIXED):
+            if p.lattice == "modes":
+                waves = torch.from_numpy(p.sites.any(1))
+                p.write(p.read() * torch.where(waves, 1e-4, 1.0)[:, None, None, None])
         model.lifting.first.weight.matrices[..., 1:] *= 1e-4
         model.projection.second.weight.matrices[:, :, 1:] *= 1e-4
+        model.projection.second.bias.matrices[:, :, 1:] *= 1e-4
     found = snap(model, groups.se(2), MIXED, MIXED)
     assert "rotation xy" in found.directions
     assert found.left == ("layers.0.convolution.weights",)
@@ -270,15 +275,23 @@ def test_coordinates_and_elements_together():
     assert held[..., 3:].abs().max() > 0.01
 
 
+def alike_in_all_modes(tensor):
+    """A factorised multiplier of scalars that nearly keeps D4: real, the same for every wave."""
+    with torch.no_grad():
+        for factor in tensor.factors[2:]:
+            factor.copy_(factor[:1] * (1 + 1e-3 * torch.randn(len(factor), 1)))
+        for p in tensor.parameters():
+            p.imag.mul_(1e-3)
+
+
 def test_a_tucker_tensor_becomes_dense():
     from neuralop.models import TFNO
 
     scalars = fs.Bundle(SQUARE, "3 scalar q")
     model = TFNO(n_modes=(5, 5), hidden_channels=8, n_layers=1, in_channels=3, out_channels=3,
                  positional_embedding=None, rank=0.5)  # fmt: skip
-    with torch.no_grad():
-        model.fno_blocks.convs[0].weight.core *= 1e-2
-    found = snap(model, D4, scalars, scalars, tolerance=0.1, hidden="scalar")
+    alike_in_all_modes(model.fno_blocks.convs[0].weight)
+    found = snap(model, D4, scalars, scalars, hidden="scalar")
     assert len(found.elements) == 7
     _, differences, size = WeightGram(model, D4, scalars, scalars, "scalar")()
     assert (differences < 2e-6 * size).all()
@@ -293,7 +306,7 @@ def test_a_promoted_model_is_snapped_exact():
     group = groups.translations(2) * D2
     penalty = fs.promote(model, group, scalar, scalar, level="weights")
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(150):
+    for _ in range(250):
         optimiser.zero_grad()
         penalty().backward()
         optimiser.step()
@@ -306,10 +319,189 @@ def test_a_promoted_model_is_snapped_exact():
     assert model(u).std() > 0
 
 
-@pytest.mark.parametrize("tolerance", [-0.1, 1.0])
+def wide():
+    """Untrained, with coordinates, whose columns are few among all its weights."""
+    p = fs.Bundle(SQUARE, "scalar p")
+    model = fs.FNO(p, p, n_modes=9, hidden_channels=32, n_layers=2, positional_embedding="grid")
+    return model, p
+
+
+def assert_nothing_is_found(tolerance):
+    model, p = wide()
+    before = state(model)
+    assert snap(model, groups.translations(2) * D4, p, p, tolerance=tolerance) == Snapped()
+    assert all(torch.equal(value, before[name]) for name, value in state(model).items())
+
+
+def test_width_and_depth_hide_nothing():
+    assert_nothing_is_found(1e-2)
+    assert_nothing_is_found(5e-2)
+
+
+def broken_by_layer(self):
+    """Relative to all weights at once."""
+    gram, differences, size = self()
+    return gram[None] / size**2, differences[None] / size
+
+
+def test_a_global_size_finds_symmetries_that_do_not_hold(monkeypatch):
+    monkeypatch.setattr(WeightGram, "by_layer", broken_by_layer)
+    with pytest.raises(AssertionError):
+        assert_nothing_is_found(5e-2)
+
+
+def test_layers_are_relative_to_themselves():
+    """‖L W‖/‖W‖ of the lifting with all its columns: 2/L_x times the unit, of the column of x."""
+    model = coordinates(size=0.3)
+    group = groups.translations(2)
+    grams, _ = WeightGram(model, group, MIXED, MIXED).by_layer()
+    columns = model.lifting.first.weight.matrices[0, 0].detach()
+    sides = columns.new_tensor(MIXED.base.lengths)
+    scaled = 2 * columns[:, 3:] / sides / columns.norm()
+    torch.testing.assert_close(grams.sum(0), scaled.mT @ scaled)
+    assert (grams.flatten(1).any(1)).sum() == 1
+    shortest = min(MIXED.base.lengths) / (2 * torch.pi)
+    x, y = (shortest * scaled.norm(dim=0)).tolist()
+    assert x > 1.05 * y  # the sides are unequal
+    names = snap(copy.deepcopy(model), group, MIXED, MIXED, tolerance=0.99 * min(x, y)).directions
+    assert "translation y" not in names
+    axis = fs.Group("x", 2, group.generators[:1])
+    for tolerance, number in ((0.99 * x, 0), (1.01 * x, 1)):
+        found = snap(copy.deepcopy(model), axis, MIXED, MIXED, tolerance=tolerance)
+        assert len(found.directions) == number
+
+
+@pytest.mark.parametrize(("share", "number"), [(1e-4, 2), (0.3, 0)])
+def test_coordinates_of_a_wide_model_go_only_if_they_are_small_in_its_lifting(share, number):
+    model, p = wide()
+    held = model.lifting.first.weight.matrices
+    with torch.no_grad():
+        held[..., 1:] *= share * held[..., :1].norm() / held[..., 1:].norm()
+    u = laws.noise(p, (16, 24), torch.float32)
+    found = snap(model, groups.translations(2), p, p, x=u)
+    assert len(found.directions) == number
+    assert held[..., 1:].any() == (number == 0)
+    assert found.change < 1e-3
+
+
+def test_constants_are_relative_to_their_layer():
+    """A vector among the constants, small beside the map: gone. Large beside it: kept."""
+    wind = fs.Bundle(SQUARE, "vector u")
+    for size, number in ((1e-4, 7), (1.0, 0)):
+        layer = nn.Conv2d(2, 2, 1).double()
+        layer.weight.data = torch.eye(2, dtype=DOUBLE)[..., None, None]
+        layer.bias.data = size * torch.tensor([1.0, 0.3], dtype=DOUBLE)
+        found = snap(layer, groups.cyclic(4) if not number else D4, wind, wind)
+        assert len(found.elements) == number
+        assert layer.bias.any() == (not number)
+
+
+def test_the_change_of_the_output():
+    """Relative L2; the mean of the output does not count as its size."""
+    layer = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular").double()
+    p = fs.Bundle(SQUARE, "scalar p")
+    fs.project_(layer, D4, p, p)
+    nudge(layer, 1e-3)
+    layer.bias.data.fill_(100.0)
+    u = laws.noise(p, (12, 16), DOUBLE)
+    with torch.no_grad():
+        before = layer(u)
+        found = snap(layer, D4, p, p, x=u)
+        change = (layer(u) - before).norm() / (before - before.mean((-2, -1), True)).norm()
+    assert len(found.elements) == 7
+    assert found.change == pytest.approx(change.item())
+    assert 1e-5 < found.change < 1e-2
+    assert f"output: changed by {100 * found.change:.3g} % of its fluctuation" in str(found)
+
+
+def test_damage_is_taken_back_exactly():
+    """Coordinates beyond the layers' tolerance of 50 %, and an output that is mostly they."""
+    model, p = wide()
+    held, before = list(model.parameters()), state(model)
+    u = 1e-3 * laws.noise(p, (16, 24), torch.float32)
+    found = snap(model, groups.translations(2), p, p, tolerance=0.5, x=u)
+    assert found == Snapped()
+    assert found.change > 0.5
+    assert "the module is given back as it was" in str(found)
+    assert all(a is b for a, b in zip(model.parameters(), held, strict=True))
+    assert all(torch.equal(value, before[name]) for name, value in state(model).items())
+    assert snap(model, groups.translations(2), p, p, tolerance=0.5).directions  # without fields
+
+
+@pytest.mark.parametrize("change", [0.0, 2.0, float("inf")])
+def test_looking_at_the_output_trains_nothing(change, monkeypatch):
+    """Running statistics stay, whatever is decided."""
+    monkeypatch.setattr(promote_snap, "_norm", lambda v, bundle: change)
+    p = fs.Bundle(SQUARE, "scalar p")
+    model = nn.Sequential(conv(1, 1), nn.BatchNorm2d(1)).train()
+    fs.project_(model, D4, p, p, "scalar")
+    nudge(model, 1e-4)
+    before = state(model)
+    found = snap(model, D4, p, p, hidden="scalar", x=3 + laws.noise(p, (12, 12), torch.float32))
+    assert bool(found.elements) == (not change)
+    assert model.training
+    assert model[1].training
+    now = state(model)
+    assert all(torch.equal(now[name], before[name]) for name in before if change or "1." in name)
+    assert torch.equal(now["0.weight"], before["0.weight"]) == bool(change)
+
+
+def test_a_tucker_tensor_is_given_back():
+    from neuralop.models import TFNO
+
+    scalars = fs.Bundle(SQUARE, "3 scalar q")
+    model = TFNO(n_modes=(5, 5), hidden_channels=8, n_layers=1, in_channels=3, out_channels=3,
+                 positional_embedding=None, rank=0.5)  # fmt: skip
+    alike_in_all_modes(model.fno_blocks.convs[0].weight)
+    u = laws.noise(scalars, (12, 12), torch.float32)
+    output, held = model(u), dict(model.named_parameters())
+    before = {name: p.detach().clone() for name, p in held.items()}
+    snap_with_x = {"hidden": "scalar", "x": u}
+    change = snap(copy.deepcopy(model), D4, scalars, scalars, **snap_with_x).change
+    assert 0 < change < 1e-2
+    tolerance = 0.9 * change
+    found = snap(model, D4, scalars, scalars, tolerance=tolerance, **snap_with_x)
+    assert found == Snapped()
+    now = dict(model.named_parameters())
+    assert list(now) == list(held)
+    assert all(now[name] is held[name] for name in held)
+    assert all(torch.equal(now[name], before[name]) for name in held)
+    assert torch.equal(model(u), output)
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, 1.0, "x", None, float("nan"), torch.tensor(0.1)])
 def test_tolerances_are_relative(tolerance):
     with pytest.raises(DataError, match=r"relative to the size of the weights, in \[0, 1\)"):
         snap(MODELS["net"](), D4, FLOW, FLOW, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("group", [None, "D4"])
+def test_candidates_are_a_group(group):
+    with pytest.raises(GroupError, match="snap needs a Group"):
+        snap(MODELS["net"](), group, FLOW, FLOW)
+
+
+@pytest.mark.parametrize("bundles", [(None, FLOW), (FLOW, "scalar p")])
+def test_bundles_are_bundles(bundles):
+    with pytest.raises(BundleError, match=r"Bundle.*; got"):
+        snap(MODELS["net"](), D4, *bundles)
+
+
+def test_fields_have_a_finite_output():
+    u = laws.noise(FLOW, (12, 12), torch.float32)
+    broken = u.clone()
+    broken[0, 0, 0, 0] = torch.nan
+    cases = ((broken, 1, "hold NaN"), (u[:0], 1, "at least one sample"), (u, 1e20, "is not finite"))
+    for x, scale, why in cases:
+        model = MODELS["net"]()
+        for p in model.parameters():
+            p.data *= scale
+        before = state(model)
+        with pytest.raises(DataError, match=why):
+            snap(model, D4, FLOW, FLOW, x=x)
+        assert all(torch.equal(value, before[name]) for name, value in state(model).items())
+    with pytest.raises(BundleError, match="snap"):
+        snap(MODELS["net"](), D4, FLOW, FLOW, x=u[:, :2])
 
 
 def test_unknown_modules_are_refused():

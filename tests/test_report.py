@@ -14,8 +14,8 @@ import xarray as xr
 import fieldsym as fs
 from fieldsym import report
 from fieldsym.report_orbits import band_plot, element_plot, polar_plot
-from fieldsym.report_plots import field_plot
-from fieldsym.report_summary import number, share_text, summary
+from fieldsym.report_plots import _colours, _panels, field_plot
+from fieldsym.report_summary import number, reference_holds, share_text, summary
 from fieldsym.report_tables import aliasing, bands, bar, fields, findings, heat, layers
 from fieldsym.symmetry.evaluate import evaluate
 from fieldsym.symmetry.evaluate_statistics import VERDICTS
@@ -235,6 +235,59 @@ def test_page_stands_alone_and_shows_everything(reports, text):
         assert name in words
     assert {"exact", "resolved violation"} <= set(page.words)
     assert "Units: p: Pa, u: m s-1" in words
+
+
+def lead(text):
+    """The first sentences of a page."""
+    return re.search(r'<p class="lead">(.*?)</p>', text)[1]
+
+
+def test_averaging_is_a_matter_of_the_targets(tmp_path):
+    """A truth that violates the group: nothing about averaging; none: only with an "if"."""
+    x = fs.testing.random_section(FLOW, (16, 16), batch=3)
+    even = fs.simulate.heat_flow(SQUARE, 1e-3)
+    uneven = lambda u: 0.5 * (u + u.roll(1, -1))  # noqa: E731
+    said, held, shown = {}, {}, {}
+    for key, y, truth in (("none", even(x), None), ("even", None, even), ("uneven", None, uneven)):
+        one = evaluate(skewed, fs.groups.dihedral(4), x, FLOW, FLOW, y=y, truth=truth)
+        page = report.to_html(one, tmp_path / f"{key}.html").read_text("utf-8")
+        said[key], held[key] = lead(page), reference_holds(summary(one))
+        shown[key] = ">symmetry share S<" in page
+        cells = list(report.table(one).columns[1].cells)
+        assert ("no symmetry of the truth" in cells) == (key == "uneven")
+    assert held == {"none": None, "even": True, "uneven": False}
+    assert (
+        "If the targets have these symmetries, averaging over the 8 elements would" in said["none"]
+    )
+    assert "Averaging over the 8 elements would remove" in said["even"]
+    assert "veraging" not in said["uneven"]
+    assert shown == {"none": True, "even": True, "uneven": False}
+
+
+def test_the_orbit_says_why_its_numbers_differ(text):
+    words = " ".join(Page(text).words)
+    assert "windowed here and the defect is relative to the windowed output" in words
+
+
+def test_defects_are_drawn_from_their_least_to_their_largest(reports):
+    """So that a defect of 0.9 to 1 everywhere is no solid colour."""
+    one = reports["skewed"]
+    title, field, span = _panels(one)[0][-1]
+    assert title.startswith("|F")
+    found = _colours(0.9 + 0.1 * field / field.max(), span)
+    assert found["vmin"] == pytest.approx(0.9 + 0.1 * float(field.min() / field.max()))
+    assert found["vmax"] == pytest.approx(1.0)
+    assert _colours(field * 0 + 2.0, span)["vmin"] == 0.0
+    assert _colours(one.example_input, 0.0)["vmin"] < 0
+
+
+def test_what_a_constant_output_leaves_untested_is_said_in_words():
+    x = fs.testing.random_section(FLOW, (8, 8))
+    p = fs.Bundle(SQUARE, "scalar p")
+    found = summary(evaluate(lambda u: u[:, :1] * 0 + 2, fs.groups.dihedral(4), x, FLOW, p))
+    (family,) = found["symmetries"]
+    assert family["verdict"] == "not testable on this grid"
+    assert "the output is constant, and left as it is it passes as well" in family["sentence"]
 
 
 def test_page_is_the_same_each_time(reports, tmp_path):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fieldsym.errors import GroupError
+from fieldsym.errors import DataError, GroupError
 from fieldsym.operators.adopt_tie import evaluating
 from fieldsym.operators.fno import FNO
 from fieldsym.operators.layers import RegularNorm
@@ -94,6 +94,7 @@ def input_spectra(
     Raises
     ------
     GroupError   if a layer is not called.
+    DataError    if the input of a layer is not finite.
     """
     with torch.no_grad(), evaluating(module):
         seen = _fno_inputs(module, x) if isinstance(module, FNO) else _hooked(module, lies, x)
@@ -165,9 +166,14 @@ def _spectrum(lie: WeightLie, seen: Mapping[str, Tensor]) -> InputSpectrum | Non
     if p.name not in seen:
         raise GroupError(
             f"The input of {p.name} could not be seen, since its layer is not called as a module "
-            f"(a {type(p.module).__name__}). Leave spectra out, or promote the operator."
+            f"(a {type(p.module).__name__}). Leave spectra out."
         )
     u = seen[p.name][:, : p.rep_in.channels].double()
+    if not bool(u.isfinite().all()):
+        raise DataError(
+            f"The input of {p.name} is not finite for the fields of spectra. Check their scale and "
+            "the weights of the model, or leave spectra out."
+        )
     if isinstance(lie.sites, ModeSites):
         return InputSpectrum(_mode_moment(u, lie.sites.rows), lie.frames[1])
     if isinstance(lie.sites, KernelSites):

@@ -52,6 +52,7 @@ from fieldsym.symmetry.evaluate_parts import (
     evaluating,
     own_device,
     own_dtype,
+    rounding_of,
 )
 from fieldsym.symmetry.evaluate_rows import check_group
 
@@ -107,9 +108,11 @@ def evaluate(
       bootstrapped 95 % ``defect_interval`` of the median; ``floor`` and ``truth_defect``: the same
       median for a heat flow and for ``truth`` (NaN without one), on at most 16 samples;
     * ``share``: the part of the mean square error, on the test set augmented by its orbit, that
-      averaging over the finite part of the group removes; ``mse`` and ``mse_averaged`` before and
-      after; ``share_element`` and ``share_cumulative`` for the subgroup that an element, or it and
-      those above it, generate. NaN without targets;
+      averaging over the finite part of the group removes, if the targets have the symmetry: where
+      ``truth`` violates it, averaging may do harm; ``mse`` and ``mse_averaged`` before and after, a
+      mean over space of the squared fibre norm, that is, a sum over the channels of a fibre
+      (``torch.nn.MSELoss`` divides by their number); ``share_element`` and ``share_cumulative`` for
+      the subgroup that an element, or it and those above it, generate. NaN without targets;
     * ``lee``: ‖(L_ξ F)(x)‖ / ‖F(x) − mean‖ times ``scale``, per radian, or per correlation length
       ‖x − mean‖ / ‖∂x‖ of the input for translations; ``lee_floor``, ``lee_truth``;
     * ``wrong_defect``: ‖F(g·x) − h·F(x)‖ / ‖F(x) − mean‖ for a wrong action h, which a test with
@@ -117,7 +120,9 @@ def evaluate(
       it is its own inverse (pseudo types without their sign, the others with one);
     * ``verdict``, ``lee_verdict``: exact, below floor, consistent with truth, resolved violation,
       or not testable on this grid (see ``evaluate_statistics.verdict``), as where the wrong action
-      passes too or the output is constant; ``finding``, ``lee_finding``: all of this in words;
+      passes too. A constant output has no fluctuation: defects are relative to ‖F(x)‖ instead, and
+      those of what the group leaves as it is, such as a scalar, are not testable; ``finding``,
+      ``lee_finding``: all of this in words;
     * by ``field`` of the output and by ``band`` of wavenumbers (octaves of the Nyquist frequency,
       upper edges in ``band_edge``): ``defect_field`` and ``lee_field``, relative to the fluctuation
       of that field; ``defect_band`` and ``lee_band``, relative to the output in that band, NaN
@@ -125,12 +130,16 @@ def evaluate(
       ``truth_field`` and with ``lee_`` before; ``energy_band`` and ``…_band_share``, the parts of
       the output and of the squared defect in each band;
     * ``defect_fine`` (by the same distance or angle), ``lee_fine``: medians for the first 8 samples
-      on a grid twice as fine, and ``aliasing_share`` = 1 − min(1, lee_fine / lee)², the part that
-      is aliasing; NaN where the attribute ``finer_grid`` says why not;
+      on a grid twice as fine, and ``aliasing_share`` = 1 − min(1, lee_fine / lee)², the part of
+      the squared defect that vanishes there: all of it for smooth nonlinearities and fields that
+      the grid resolves, about half for relu (0.45 to 0.57), whose slope jumps alias on every grid;
+      NaN where the attribute ``finer_grid`` says why not;
     * ``layer_share``, ``layer_local`` over ``layer``: which layers of a module the Lie derivative
       comes from (see ``evaluate_layers.layer_attribution``);
-    * ``orbit_defect`` over ``orbit_angle`` (windowed), ``shift_defect`` over ``shift_fraction`` of
-      a cell along all periodic axes, with floors; at most 8 samples, where they can be measured;
+    * ``orbit_defect`` over ``orbit_angle``: fields are windowed, and the defect is relative to the
+      windowed output, so that numbers differ from ``defect``; ``shift_defect`` over
+      ``shift_fraction`` of a cell along all periodic axes, with floors; at most 8 samples, where
+      they can be measured;
     * ``example_input``, ``_output``, ``_target``, ``_defect``: the first sample, and the fibre norm
       of F(g·x) − g·F(x) for the element with the largest defect.
 
@@ -171,7 +180,7 @@ def evaluate(
     grid = in_bundle.grid(x)
     check_group(group, in_bundle.base, grid, region)
     with evaluating(model, truth):
-        ins = Ruler(in_bundle, grid, region, mask)
+        ins = Ruler(in_bundle, grid, region, mask, rounding_of(own_dtype(model, x.dtype)))
         probe = _probe(model, x, ins, out_bundle, "the model")
         reference = None if truth is None else _probe(truth, x, ins, out_bundle, "the truth")
         check_group(group, in_bundle.base, probe.outs.grid, region)
@@ -220,13 +229,13 @@ def _valid(u: Tensor, mask: Tensor | None, what: str) -> Tensor:
 
 def _probe(operator: Operator, x: Tensor, ins: Ruler, out_bundle: Bundle, what: str) -> Probe:
     """The operator with the grid that it returns on."""
-    first = x[:1].to(own_device(operator, x.device))
-    same = Ruler(out_bundle, ins.grid, ins.region, ins.mask)
-    probe = Probe(operator, ins, same, own_dtype(operator, x.dtype), what)
+    first, dtype = x[:1].to(own_device(operator, x.device)), own_dtype(operator, x.dtype)
+    same = replace(ins, bundle=out_bundle, rounding=rounding_of(dtype))
+    probe = Probe(operator, ins, same, dtype, what)
     grid = out_bundle.grid(probe(first))
     if ins.mask is not None and grid != ins.grid:
         raise GridError(f"A mask needs outputs on its grid {ins.grid}; {what} returns {grid}.")
-    return replace(probe, outs=Ruler(out_bundle, grid, ins.region, ins.mask))
+    return replace(probe, outs=replace(same, grid=grid))
 
 
 def _checked_target(y: Tensor | None, truth: Probe | None, setup: Setup) -> Tensor | None:

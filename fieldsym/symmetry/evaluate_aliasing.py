@@ -1,9 +1,11 @@
 """Aliasing told from asymmetry: the same samples on a grid twice as fine.
 
 A pointwise nonlinearity makes wavenumbers that the grid cannot hold; folded back, they break
-translations by parts of a cell and rotations, although no weight does. On a finer grid this
-vanishes; what the weights break stays. The aliasing share is 1 − min(1, fine / coarse)², the part
-of the squared defect that the finer grid removes.
+translations by parts of a cell and rotations, although no weight does. What the weights break stays
+on any grid. The aliasing share is 1 − min(1, fine / coarse)², the part of the squared defect that
+vanishes on a grid twice as fine: all of it for smooth nonlinearities and fields that the grid
+resolves (gelu: 0.96 to 1 on 16 to 64 points), about half for relu, whose slope jumps alias on every
+grid (0.45 to 0.57), and none for jumps, as of sign, and for resampling.
 
 >>> import torch, fieldsym as fs
 >>> line = fs.Torus((2.0,), location="cell")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 OCTAVES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 NO_ENERGY = 1e-12  # of the output: a band with less says nothing about the model
-FLAT = 1e-20  # of the square of a field: a fluctuation below this is none
+FLAT = 1e-20  # of the square of a field: a fluctuation below this, or rounding, is none
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,13 @@ class Parts:
         size, error, energy = (
             ruler.squares(v, defect.weights) for v in (defect.value, defect.error, centred)
         )
-        self.field[row, :, s] = _roots(error, energy, energy > FLAT * size)
+        flat = max(FLAT, ruler.rounding**2)
+        self.field[row, :, s] = _roots(error, energy, energy > flat * size)
         if ruler.mask is not None:
             return
         view = 1.0 if defect.window is None else defect.window
         error, energy = (bands.energies(ruler.bundle, v * view) for v in (defect.error, centred))
-        least = torch.maximum(NO_ENERGY * energy.sum(1), FLAT * size.sum(1))
+        least = torch.maximum(NO_ENERGY * energy.sum(1), flat * size.sum(1))
         self.band[row, :, s] = _roots(error, energy, energy > least[:, None])
         total = error.sum(1, keepdim=True)
         self.share[row, :, s] = array(torch.where(total > 0, error / total, torch.nan).T)

@@ -12,6 +12,7 @@ To add a curve: give ``_curve`` the rows along it, and count its steps in ``curv
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,12 +55,17 @@ def curve_steps(setup: Setup) -> int:
 
 
 def orbit_curve(setup: Setup, probe: Probe) -> Array | None:
-    """Median defect of windowed rotations by ``ANGLES``; NaN where one cannot be done."""
+    """Median defect of windowed rotations by ``ANGLES``; NaN where one cannot be done.
+
+    Input and output are faded out towards the edge of the region, and the defect is relative to
+    the fluctuation of the windowed output, in which a mean shows as the shape of the window. So the
+    numbers are not those of the same elements without a window.
+    """
     region = curve_region(probe.ins)
     if region is None or not probe.outs.bundle.representation.turns:
         return None
-    ins, outs = (Ruler(r.bundle, r.grid, region) for r in (probe.ins, probe.outs))
-    inside = Probe(probe.operator, ins, outs, probe.dtype, probe.name)
+    ins, outs = (replace(r, region=region, mask=None) for r in (probe.ins, probe.outs))
+    inside = replace(probe, ins=ins, outs=outs)
     turns = [turned(so(2).generators[0], angle) for angle in ANGLES]
     return _curve(setup, inside, [Row("", g, "rotation") for g in turns], "orbit")
 

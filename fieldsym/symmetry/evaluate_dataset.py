@@ -66,7 +66,8 @@ def to_dataset(setup: Setup, found: Results, *, name: str, units: Mapping[str, s
             for key, (dims, values, meaning) in variables.items()
         },
         _coordinates(setup, found, variables),
-        attributes(setup, found, name) | {"units_of": _listed(units)},
+        attributes(setup, found, name)
+        | {"units_of": _listed(units), "rounding": _rounding(setup, found)},
     )
 
 
@@ -115,7 +116,7 @@ def _errors(setup: Setup, found: Results) -> dict[str, Entry]:
         "error_transformed": (
             ("element", "sample"), model.transformed, "‖F(g·x) − g·y‖ / ‖y‖",
         ),
-        "mse": ((), parts["mse"], "mean square error on the orbit-augmented set"),
+        "mse": ((), parts["mse"], "mean squared fibre norm of the error, orbit-augmented set"),
         "mse_averaged": ((), parts["mse_averaged"], "the same after averaging over the orbit"),
         "share": ((), parts["share"], f"symmetry share over {setup.finite.name}"),
     }  # fmt: skip
@@ -136,11 +137,11 @@ def _finite(setup: Setup, found: Results) -> dict[str, Entry]:
     )  # fmt: skip
     intervals, truth_intervals = median_interval(model.defect), median_interval(truth)
     rounding = _rounding(setup, found)
-    known = _testable(setup, model)
+    control = _control(setup, model, wrong)
     words = [
         verdict(values, interval, low, high[1], rounding, wrong=other)
         for values, interval, low, high, other in zip(
-            known, intervals, floor, truth_intervals, wrong, strict=True
+            model.defect, intervals, floor, truth_intervals, control, strict=True
         )
     ]
     return {
@@ -163,11 +164,11 @@ def _infinitesimal(setup: Setup, found: Results) -> dict[str, Entry]:
     truth = _truth(found.lie, model) * scale
     intervals, truth_intervals = median_interval(lee), median_interval(truth)
     rounding = 10 * _rounding(setup, found)  # a derivative loses a digit more than a value
-    known = _testable(setup, model) * scale
+    control = _control(setup, model, np.full(len(lee), np.inf))
     words = [
-        verdict(values, interval, low, high[1], rounding)
-        for values, interval, low, high in zip(
-            known, intervals, floor, truth_intervals, strict=True
+        verdict(values, interval, low, high[1], rounding, wrong=other)
+        for values, interval, low, high, other in zip(
+            lee, intervals, floor, truth_intervals, control, strict=True
         )
     ]
     return {
@@ -204,15 +205,18 @@ def _sentences(setup: Setup, found: Results, variables: Mapping[str, Entry]) -> 
     }
 
 
-# Rounding relative to the fluctuation of the output, which may be small beside its mean.
+# Rounding relative to the fluctuation of the output, which may be small beside its mean, or to a
+# constant output itself.
 def _rounding(setup: Setup, found: Results) -> float:
     fluctuation = float(np.median(found.finite["model"].fluctuation))
-    return setup.rounding / max(fluctuation, 1e-6)
+    return setup.rounding / (max(fluctuation, 1e-6) if fluctuation > setup.rounding else 1.0)
 
 
-# Defects without those of constant outputs, which are relative to nothing.
-def _testable(setup: Setup, table: Table) -> Array:
-    return np.where(table.constant(setup.rounding)[:, None], np.nan, table.defect)
+# What a test with any power rejects. A constant output can also be left as it is: where that is no
+# change, nothing is tested.
+def _control(setup: Setup, table: Table, wrong: Array) -> Array:
+    flat = table.constant(setup.rounding)
+    return np.where(flat, np.fmin(wrong, _median(table.change)), wrong)
 
 
 # Defects of the truth, (rows, samples); no samples where there is no truth.
@@ -231,7 +235,7 @@ def _quantile(values: Array) -> Array:
 def _curves(setup: Setup, found: Results) -> dict[str, Entry]:
     variables: dict[str, Entry] = {}
     for stem, axis, curves, meaning in (
-        ("orbit", "orbit_angle", found.orbit, "median defect of windowed rotations"),
+        ("orbit", "orbit_angle", found.orbit, "median defect of rotations, windowed"),
         ("shift", "shift_fraction", found.shifts, "median defect of shifts by parts of a cell"),
     ):
         for who, values in curves.items():

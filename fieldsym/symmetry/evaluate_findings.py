@@ -34,6 +34,8 @@ Array = np.ndarray
 Values = Mapping[str, Array]
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOSTLY, HARDLY = 0.9, 0.1  # aliasing shares that leave little else, and that are little
+KINKS = (0.4, 0.6)  # aliasing shares of relu and the like: a half, give or take
+NEGLIGIBLE = 0.01  # of a violation: the reference holds a symmetry beside it
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Fact:
     floor: float
     truth: float = math.nan
     unit: str = "of the fluctuation"
+
+    def in_reference(self, rounding: float) -> bool | None:
+        """Whether the reference has the symmetry, beside this violation; None without one."""
+        if not math.isfinite(self.truth):
+            return None
+        return passes(self.truth, self.floor, rounding) or self.truth <= NEGLIGIBLE * self.value
 
 
 def number(value: float) -> str:
@@ -108,6 +116,7 @@ def _element(setup: Setup, found: Results, values: Values, i: int, rounding: flo
     fact = Fact(
         row.label, str(values["verdict"][i]), float(values["defect_median"][i]),
         values["defect_interval"][i], float(values["floor"][i]), float(values["truth_defect"][i]),
+        "of the output" if flat else "of the fluctuation",
     )  # fmt: skip
     wrong = float(values["wrong_defect"][i])
     reason = _reason(setup, fact, flat) or (
@@ -115,10 +124,11 @@ def _element(setup: Setup, found: Results, values: Values, i: int, rounding: flo
         "tell it from the right one"
     )
     clauses = _places(setup, values, "defect", i)
-    share = float(values["share_element"][i])
-    if share >= 1e-3:  # below, symmetry is not the problem
+    share, held = float(values["share_element"][i]), fact.in_reference(rounding)
+    if share >= 1e-3 and held is not False:  # below, symmetry is not the problem
         clauses.append(
-            f"averaging over what it generates would remove {number(share)} of the squared error"
+            f"{'' if held else 'if the targets have this symmetry, '}averaging over what it "
+            f"generates would remove {number(share)} of the squared error"
         )
     fine = float(values["defect_fine"][i])
     if math.isfinite(fine):
@@ -155,16 +165,31 @@ def _generator(setup: Setup, found: Results, values: Values, i: int) -> str:
 # ``whole``: whether shifts by whole cells hold, which no aliasing breaks; None where not known.
 def _aliasing(share: float, fine: float, whole: bool | None) -> str:
     after = f"{percent(share)} of its square vanishes on a finer grid"
+    if whole:
+        return _between_cells(share, fine, after)
     after = after if share >= HARDLY else f"it stays on a finer grid ({number(fine)})"
     if whole is not None:
-        after += f", and shifts by whole cells {'hold' if whole else 'fail'}"
-    if whole:
-        return f"{after}: aliasing of the nonlinearity, no asymmetry of the weights"
+        after += ", and shifts by whole cells fail"
     if share < HARDLY:
         return f"{after}: an asymmetry of the operator itself"
     if whole is None and share >= MOSTLY:
         return f"{after}: mostly aliasing of the nonlinearity"
     return f"{after}: aliasing, beside an asymmetry of the operator itself"
+
+
+# Whole cells hold: what is between them depends on how fast it falls as the grid is refined.
+def _between_cells(share: float, fine: float, after: str) -> str:
+    low, high = KINKS
+    if share < low:
+        after = f"only {after}" if share >= HARDLY else "it does not vanish on a finer grid"
+        return (
+            f"{after} ({number(fine)} there) although shifts by whole cells hold: resampling or a "
+            "discontinuous nonlinearity"
+        )
+    after += ", and shifts by whole cells hold"
+    if share < high:
+        return f"{after}: as with nonlinearities whose slope jumps, such as relu"
+    return f"{after}: aliasing of the nonlinearity, no asymmetry of the weights"
 
 
 # Whether shifts by whole cells along a generator hold; None where they were not tested.
@@ -182,7 +207,7 @@ def _whole(setup: Setup, values: Values, xi: Generator) -> bool | None:
 # Why a symmetry cannot be tested, as far as the defect and its floor tell.
 def _reason(setup: Setup, fact: Fact, flat: bool) -> str:
     if flat:
-        return "the output is constant"
+        return "the output is constant, and left as it is it passes as well"
     if not math.isfinite(fact.value):
         return "points are missing" if setup.probe.ins.mask is not None else "not measured"
     if not fact.floor <= USELESS_FLOOR:
@@ -195,7 +220,9 @@ def _places(setup: Setup, values: Values, stem: str, i: int) -> list[str]:
     clauses, shares = [], np.nan_to_num(values[f"{stem}_band_share"][i])
     if shares.any():
         top = int(shares.argmax())
-        clauses.append(f"{percent(shares[top])} of its square in {setup.bands.labels[top]}")
+        band = setup.bands.labels[top]
+        where = band if band.startswith("beyond") else f"in {band}"
+        clauses.append(f"{percent(shares[top])} of its square {where}")
     fields = np.nan_to_num(values[f"{stem}_field"][i])
     if len(fields) > 1 and fields.any():
         top = int(fields.argmax())

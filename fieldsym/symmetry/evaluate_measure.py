@@ -35,10 +35,10 @@ from fieldsym.symmetry.evaluate_parts import (
     array,
     compare,
     lie_defects,
+    rounding_of,
     windowed,
 )
 from fieldsym.symmetry.evaluate_rows import Row, element_rows, finite_part, wrong_action
-from fieldsym.symmetry.evaluate_statistics import ROUNDING
 
 if TYPE_CHECKING:
     from fieldsym.symmetry.evaluate_aliasing import Fine
@@ -122,7 +122,7 @@ class Setup:
     @property
     def rounding(self) -> float:
         """What the dtype of the model loses, relative to the output."""
-        return ROUNDING.get(str(self.probe.dtype).removeprefix("torch."), 1e-2)
+        return rounding_of(self.probe.dtype)
 
     @cached_property
     def scales(self) -> list[tuple[float, str]]:
@@ -146,16 +146,17 @@ class Setup:
 class Table:
     """Defects of rows and samples, (rows, samples); NaN where not measured.
 
-    ``defect`` relative to the fluctuation of the output, ``uneven`` this fluctuation relative to
-    the output itself, ``parts`` the fields and bands that the defect is in.
+    ``defect`` relative to the fluctuation of the output, or to a constant output itself;
+    ``change``, what the group does to the output, in the same way; ``uneven``, the fluctuation
+    relative to the output; ``parts``, the fields and bands that the defect is in.
     """
 
     def __init__(self, rows: int, fields: int, samples: int) -> None:
-        self.defect, self.uneven = (np.full((rows, samples), np.nan) for _ in range(2))
+        self.defect, self.change, self.uneven = np.full((3, rows, samples), np.nan)
         self.parts = Parts.empty(rows, fields, samples)
 
     def constant(self, rounding: float) -> Array:
-        """Rows whose outputs are constant over space to rounding: there is nothing to move."""
+        """Rows whose outputs are constant over space to rounding: only their values can change."""
         return np.array(
             [bool(len(row)) and bool(np.median(row) <= rounding) for row in self.uneven]
         )
@@ -164,6 +165,7 @@ class Table:
         """Measure one defect of some samples."""
         value, weights = defect.value, defect.weights
         self.defect[i, s] = array(ruler.ratio(defect.error, value, weights))
+        self.change[i, s] = array(ruler.ratio(defect.change, value, weights))
         self.uneven[i, s] = array(ruler.unevenness(value, weights))
         self.parts.enter(i, s, ruler, bands, defect)
 
@@ -228,7 +230,8 @@ def _finite_batch(setup: Setup, probe: Probe, s: slice, found: Finite) -> None:
         weights = outs.weights(setup.device, [row.element] if row.kind != "rotation" else [])
         if not weights.any():  # no point is valid before and after
             continue
-        found.enter(i, s, outs, setup.bands, Defect(first - second, second, weights))
+        defect = Defect(first - second, second, weights, second - state[1])
+        found.enter(i, s, outs, setup.bands, defect)
         other, sign = wrong_action(row.element, outs.bundle.base)
         wrong = sign * act(other, state[1], outs.bundle)
         found.wrong[i, s] = array(outs.ratio(first - wrong, second, weights))

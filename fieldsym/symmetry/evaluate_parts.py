@@ -29,18 +29,23 @@ from fieldsym.group import Element, Generator
 from fieldsym.manifold import Manifold, Region, Torus
 from fieldsym.simulate.linear import heat_flow
 from fieldsym.symmetry.evaluate_rows import Row
+from fieldsym.symmetry.evaluate_statistics import ROUNDING
 
 Operator = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Ruler:
-    """Norms of sections of one bundle on one grid, with its quadrature and valid points."""
+    """Norms of sections of one bundle on one grid, with its quadrature and valid points.
+
+    A section whose fluctuation is below ``rounding`` times its norm counts as constant.
+    """
 
     bundle: Bundle
     grid: tuple[int, ...]
     region: Region | None = None
     mask: Tensor | None = None
+    rounding: float = ROUNDING["float64"]
 
     def window(self, device: torch.device) -> Tensor:
         """The window of the region."""
@@ -89,9 +94,12 @@ class Ruler:
         return centred / self.norm(value, weights).clamp_min(torch.finfo(torch.float64).tiny)
 
     def ratio(self, error: Tensor, value: Tensor, weights: Tensor) -> Tensor:
-        """‖error‖ / ‖value − mean‖ of every sample; a constant value counts as 1e-10 of itself."""
-        bottom = self.norm(self.fluctuation(value, weights), weights)
-        bottom = torch.maximum(bottom, 1e-10 * self.norm(value, weights))
+        """‖error‖ / ‖value − mean‖ of every sample; ‖error‖ / ‖value‖ where value is constant."""
+        bottom, whole = (
+            self.norm(self.fluctuation(value, weights), weights),
+            self.norm(value, weights),
+        )
+        bottom = torch.where(bottom > self.rounding * whole, bottom, whole)
         return self.norm(error, weights) / bottom.clamp_min(torch.finfo(torch.float64).tiny)
 
 
@@ -170,12 +178,14 @@ class Probe:
 class Defect:
     """A difference of two sections, what it is relative to, and where it is measured.
 
-    ``window`` fades both out before a spectrum is taken; None where they are periodic as they are.
+    ``change`` is what the group does to the output, g·F(u) − F(u) or ξ·F(u). ``window`` fades both
+    out before a spectrum is taken; None where they are periodic as they are.
     """
 
     error: Tensor
     value: Tensor
     weights: Tensor
+    change: Tensor
     window: Tensor | None = None
 
 
@@ -186,6 +196,11 @@ def own_dtype(operator: Operator, default: torch.dtype) -> torch.dtype:
             if value.is_floating_point() or value.is_complex():
                 return value.dtype.to_real()
     return default
+
+
+def rounding_of(dtype: torch.dtype) -> float:
+    """What a dtype loses, relative to the values."""
+    return ROUNDING.get(str(dtype).removeprefix("torch."), 1e-2)
 
 
 def own_device(operator: Operator, default: torch.device) -> torch.device:
@@ -236,7 +251,7 @@ def lie_defects(probe: Probe, generators: Sequence[Generator], u: Tensor) -> lis
             value, pushed = value * window, pushed * window
     moved = (act_infinitesimal(xi, value, outs.bundle) for xi in generators)
     return [
-        Defect(slope - v, value, weights, window) for slope, v in zip(pushed, moved, strict=True)
+        Defect(slope - v, value, weights, v, window) for slope, v in zip(pushed, moved, strict=True)
     ]
 
 

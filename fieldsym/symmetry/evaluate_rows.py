@@ -102,18 +102,18 @@ def element_rows(group: Group, base: Manifold, grid: Sequence[int]) -> list[Row]
     """The elements that are measured: the finite part, shifts, rotations by generic angles."""
     part = finite_part(group, base, grid)
     rows = [Row(g.name, g, "point") for g in part.elements if not g.is_identity]
-    cells = (min(grid) // 4) | 1  # odd, so that no stride of a network divides it
     for xi in group.generators:
         if not xi.matrix.any():
-            rows += _shift_rows(xi, base, grid, cells)
+            rows += _shift_rows(xi, base, grid)
         elif _is_rotation(xi):
             rows += [Row(g.name, g, "rotation") for g in (turned(xi, a) for a in ANGLES)]
     distinct = {row.element.key: row for row in rows}.values()
     return sorted(distinct, key=lambda row: KINDS.index(row.kind))
 
 
-def _shift_rows(xi: Generator, base: Manifold, grid: Sequence[int], cells: int) -> list[Row]:
-    axes = " ".join(AXES[i] for i in np.flatnonzero(xi.shift))
+def _shift_rows(xi: Generator, base: Manifold, grid: Sequence[int]) -> list[Row]:
+    moved = [int(i) for i in np.flatnonzero(xi.shift)]
+    axes, cells = " ".join(AXES[i] for i in moved), whole_cells([grid[i] for i in moved])
     steps = ((cells, f"{cells} cell{'s' * (cells > 1)}"), (0.5, "1/2 cell"), (0.3, "0.3 cell"))
     return [
         Row(
@@ -123,6 +123,26 @@ def _shift_rows(xi: Generator, base: Manifold, grid: Sequence[int], cells: int) 
         )
         for step, text in steps
     ]
+
+
+def whole_cells(points: Sequence[int]) -> int:
+    """A prime near a quarter of the shortest axis that divides the number of points of none.
+
+    An operator that works in patches of s points commutes with shifts by multiples of s. As s
+    divides the number of points, no prime that does not is such a multiple, for s > 1.
+
+    Examples
+    --------
+    >>> [whole_cells([n]) for n in (4, 15, 16, 24, 32, 36, 60, 64)]
+    [3, 7, 5, 7, 7, 11, 17, 17]
+    """
+    shortest = min(points)
+    primes = (
+        p
+        for p in range(3, shortest)
+        if all(n % p for n in points) and all(p % d for d in range(2, math.isqrt(p) + 1))
+    )
+    return min(primes, key=lambda p: (abs(4 * p - shortest), -p), default=1)
 
 
 def wrong_action(g: Element, base: Manifold) -> tuple[Element, float]:

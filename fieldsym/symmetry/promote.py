@@ -25,8 +25,8 @@ from fieldsym.errors import BundleError, DataError, GridError, GroupError
 from fieldsym.group import Group, require_group, trivial
 from fieldsym.manifold import Manifold, Region
 from fieldsym.operators.adopt import Hidden
-from fieldsym.symmetry.promote_norm import NuclearNorm
-from fieldsym.symmetry.promote_operator import Operator
+from fieldsym.symmetry.promote_norm import NuclearNorm, is_count
+from fieldsym.symmetry.promote_operator import Operator, flat_samples
 from fieldsym.symmetry.promote_penalty import REFRESH, Promotion
 from fieldsym.symmetry.promote_weights import WeightGram, in_units
 
@@ -55,14 +55,19 @@ def promote(
 ) -> Promotion:
     """A penalty that promotes the symmetries of a candidate group in training.
 
-    Candidates may be too many: what the data contradict is given up, direction by direction. Add
-    ``gamma * penalty(x)`` to the loss. A step of translations is the shortest side of the base over
-    2π, and one of rotations a radian: these units are orthonormal, singular values are per unit.
+    Candidates may be too many: what the data contradict is given up, direction by direction. A step
+    of translations is the shortest side of the base over 2π, and one of rotations a radian: these
+    units are orthonormal, singular values are per unit.
+
+    Add ``gamma * penalty(x)`` to the loss. Begin small: gamma times the penalty about 1e-3 of the
+    task loss at the start; choose it on validation data. With a gamma that is too large the
+    operator gives up its information rather than a symmetry: its output becomes invariant.
 
     At level "operator" the whole operator is differentiated at the fields x: any module or
     callable, and what training sees. At level "weights" the weights of every layer are looked at,
     exactly and without data: the cost is that of the parameters, and a symmetry counts as kept only
-    if every layer keeps it.
+    if every layer keeps it. Singular values are then relative to the norm of all weights, so that
+    they shrink as the model widens: compare them with each other, not with those of the operator.
 
     Parameters
     ----------
@@ -93,7 +98,8 @@ def promote(
                   candidate, or if level, estimator and other options do not go together.
     BundleError   if the bundles live on two bases, or the model is no operator.
     GridError     if the region belongs to another base.
-    DataError     if ``samples`` is not positive, or an option of the norm is out of its range.
+    DataError     if ``samples`` or an option of the norm is out of its range, or ``spectra`` are
+                  empty or not finite.
 
     Examples
     --------
@@ -117,20 +123,37 @@ def promote(
     _check_options(level, estimator, samples, region, hidden, spectra)
     _check_candidates(group, base, level, region)
     units = replace(group, generators=tuple(in_units(xi, base) for xi in group.generators))
+    norm = NuclearNorm(len(units.generators), p=p, eps=eps, anneal=anneal, ema=ema)
     gram, one = None, estimator == "one"
     if level == "weights":
-        if not isinstance(model, nn.Module):
-            raise BundleError(
-                f"level='weights' needs a module, whose weights can be read; got {model!r}. Use "
-                "level='operator'."
-            )
-        weights = WeightGram(model, units, in_bundle, out_bundle, hidden, spectra=spectra)
+        weights = _weights(model, units, in_bundle, out_bundle, hidden, spectra)
         gram = weights.turn if one else weights
-    kept = ema**REFRESH if one and gram is None else ema  # per call, whichever calls contribute
-    norm = NuclearNorm(len(units.generators), p=p, eps=eps, anneal=anneal, ema=kept)
+    elif one:
+        norm.ema **= REFRESH  # ema is per call, and only these calls contribute
     return Promotion(
         model, units, in_bundle, out_bundle, norm, gram, region=region, one=one, samples=samples
     )
+
+
+def _weights(
+    model: Operator,
+    group: Group,
+    in_bundle: Bundle,
+    out_bundle: Bundle,
+    hidden: Hidden,
+    spectra: Tensor | None,
+) -> WeightGram:
+    if not isinstance(model, nn.Module):
+        raise BundleError(
+            f"level='weights' needs a module, whose weights can be read; got {model!r}. Use "
+            "level='operator'."
+        )
+    if spectra is not None:
+        spectra = flat_samples(spectra, in_bundle, "spectra of promote")
+    try:
+        return WeightGram(model, group, in_bundle, out_bundle, hidden, spectra=spectra)
+    except GroupError as error:
+        raise GroupError(f"{error} Without that: level='operator' takes any module.") from error
 
 
 def _check_bundles(in_bundle: Bundle, out_bundle: Bundle) -> Manifold:
@@ -155,8 +178,11 @@ def _check_options(
         raise GroupError(f"level is one of {LEVELS}; got {level!r}.")
     if estimator not in ESTIMATORS:
         raise GroupError(f"estimator is one of {ESTIMATORS}; got {estimator!r}.")
-    if samples is not None and samples < 1:
-        raise DataError(f"samples is how many samples are looked at, 1 or more; got {samples}.")
+    if samples is not None and not (is_count(samples) and samples >= 1):
+        raise DataError(
+            f"samples is how many samples are looked at, a whole number, 1 or more; got "
+            f"{samples!r}."
+        )
     if level == "weights" and (samples is not None or region is not None):
         raise GroupError(
             "level='weights' reads the weights and no fields; samples and region belong to "
@@ -176,6 +202,8 @@ def _check_candidates(group: Group, base: Manifold, level: str, region: Region |
             f"{group} has no element but the identity: nothing to promote. Name candidates, such "
             "as groups.se(2) or groups.dihedral(4)."
         )
+    if region is not None and not isinstance(region, Region):
+        raise GridError(f"region is a Region, such as base.disk(radius); got {region!r}.")
     if region is not None and region.base != base:
         raise GridError(f"The region is a part of {region.base}; the fields live on {base}.")
     if (region is None and level == "operator") or group.dim != base.dim:

@@ -21,7 +21,8 @@ tensor([4., 3.], dtype=torch.float64)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -91,16 +92,22 @@ class NuclearNorm:
         anneal: int = 1000,
         ema: float = 0.98,
     ) -> None:
-        if not 0 <= p <= 1:
-            raise DataError(f"p is the exponent of the norm, between 0 and 1; got {p}.")
-        if len(eps) != 2 or not all(0 < e < 1 for e in eps):
+        if not _is_number(p) or not 0 <= p <= 1:
+            raise DataError(f"p is the exponent of the norm, between 0 and 1; got {p!r}.")
+        pair = isinstance(eps, Sequence) and len(eps) == 2
+        if not pair or not all(_is_number(e) and 0 < e < 1 for e in eps):
             raise DataError(
                 f"eps is the smoothing at the beginning and at the end, two numbers between 0 and "
-                f"1, relative to the largest singular value; got {eps}."
+                f"1, relative to the largest singular value; got {eps!r}."
             )
-        if not 0 <= ema < 1:
+        if not is_count(anneal) or anneal < 0:
             raise DataError(
-                f"ema is the share of the running mean that is kept, in [0, 1); got {ema}. "
+                f"anneal is a whole number of calls, 0 or more, over which eps falls; got "
+                f"{anneal!r}. Pass 0 to begin with its end."
+            )
+        if not _is_number(ema) or not 0 <= ema < 1:
+            raise DataError(
+                f"ema is the share of the running mean that is kept, in [0, 1); got {ema!r}. "
                 f"Pass 0 for no mean."
             )
         self.k, self.p, self.eps, self.anneal, self.ema = k, p, tuple(eps), anneal, ema
@@ -206,6 +213,7 @@ class NuclearNorm:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was taken."""
+        require_state(state, ("sum", "grams", "paid_for"))
         if tuple(state["sum"].shape) != (self.k, self.k):
             raise DataError(
                 f"This state belongs to {len(state['sum'])} generators, the penalty has {self.k}. "
@@ -249,3 +257,22 @@ class NuclearNorm:
                 "The norm has seen no Gram matrix yet, so that it knows no singular values. Call "
                 "it once, or let it observe(gram)."
             )
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number, of Python or NumPy."""
+    return isinstance(value, Integral)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real)
+
+
+def require_state(state: object, keys: Sequence[str]) -> None:
+    """Raise ``DataError`` unless a state holds what ``state_dict`` puts into it."""
+    missing = [key for key in keys if not isinstance(state, Mapping) or key not in state]
+    if missing:
+        raise DataError(
+            f"This is no state of a penalty: it lacks {', '.join(missing)}. Give what its "
+            "state_dict() returned."
+        )

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fieldsym.action import act, act_infinitesimal
 from fieldsym.bundle import Bundle
+from fieldsym.errors import BundleError, DataError
 from fieldsym.group import Element, Generator
 from fieldsym.manifold import Region
 
@@ -72,7 +73,9 @@ def measure(
 
     Raises
     ------
-    BundleError   if u, or what the operator returns, is not a section of its bundle.
+    BundleError   if u, or what the operator returns, is not a section of its bundle, or it returns
+                  another number of samples.
+    DataError     if what it returns is not finite.
 
     Examples
     --------
@@ -90,8 +93,9 @@ def measure(
     if region is not None:
         u = u * region.window(in_bundle.grid(u), u.dtype, u.device)
     tangents = [act_infinitesimal(xi, u, in_bundle) for xi in generators]
+    operator = _Checked(operator, out_bundle)
     value, slopes = push_forward(operator, u, tangents)
-    out_bundle.check(value, "The output bundle of promote")
+    operator.check(value, u)
     window, weights = _measure_of(out_bundle, value, region)
     columns = [
         _residual(xi, value, slope, out_bundle, window)
@@ -100,9 +104,62 @@ def measure(
     finite = [operator(act(g, u, in_bundle)) - act(g, value, out_bundle) for g in elements]
     defects = [_squared_norm(_times(window, e), out_bundle, weights) for e in finite]
     size = _squared_size(_times(window, value), out_bundle, weights)
+    _check_finite(torch.stack([size, *defects]).detach())
     empty = size.new_zeros(0)
     gram = inner_products(columns, out_bundle, weights) if columns else empty.view(0, 0)
     return Measured(value, gram, torch.stack(defects) if defects else empty, size)
+
+
+class _Checked:
+    """An operator whose values are sections of a bundle, one for every sample."""
+
+    def __init__(self, operator: Operator, bundle: Bundle) -> None:
+        self.operator, self.bundle = operator, bundle
+        self.push_forward = getattr(operator, "push_forward", None)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        value = self.operator(u)
+        self.check(value, u)
+        return value
+
+    def check(self, value: Tensor, u: Tensor) -> None:
+        """Shapes alone: this runs under vmap too, where nothing can depend on values."""
+        self.bundle.check(value, "The output bundle of promote")
+        batch = -self.bundle.base.dim - 1
+        if value.shape[:batch] != u.shape[:batch]:
+            raise BundleError(
+                f"The model returned shape {tuple(value.shape)} for {len(u)} samples. Return one "
+                "section for every sample."
+            )
+
+
+def flat_samples(x: Tensor, bundle: Bundle, name: str) -> Tensor:
+    """Sections with one batch axis, without a graph.
+
+    Raises
+    ------
+    BundleError   if x is not a section of the bundle.
+    DataError     if it is empty or not finite.
+
+    Examples
+    --------
+    >>> import torch, fieldsym as fs
+    >>> p = fs.Bundle(fs.Torus((2.0, 3.0)), "scalar p")
+    >>> flat_samples(torch.zeros(2, 5, 1, 16, 24), p, "x").shape
+    torch.Size([10, 1, 16, 24])
+    """
+    bundle.check(x, name)
+    if not x.numel():
+        raise DataError(
+            f"{name} needs at least one sample; got shape {tuple(x.shape)}. Leave out "
+            "empty batches."
+        )
+    if not bool(x.isfinite().all()):
+        raise DataError(
+            f"The fields of {name} hold NaN or infinity, from which nothing can be measured. Fill "
+            "the gaps, or leave these samples out."
+        )
+    return x.detach().reshape(-1, *x.shape[-bundle.base.dim - 1 :])
 
 
 def push_forward(
@@ -152,10 +209,11 @@ def combined(coefficients: Sequence[float] | Tensor, generators: Sequence[Genera
     ('0.60 translation x − 0.80 translation y', [0.6, -0.8])
     """
     pairs = [(float(c), xi) for c, xi in zip(coefficients, generators, strict=True)]
-    text = " + ".join(f"{c:.2f} {xi.name}" for c, xi in pairs if abs(c) >= 0.005)
+    shown = ((f"{c:.2f}".replace("-", "−"), xi.name) for c, xi in pairs if abs(c) >= 0.005)
+    text = " + ".join(f"{c} {name}" for c, name in shown)
     dim = generators[0].dim
     return Generator(
-        text.replace("+ -", "− "),
+        text.replace("+ −", "− "),
         sum((c * xi.matrix for c, xi in pairs), np.zeros((dim, dim))),
         sum((c * xi.shift for c, xi in pairs), np.zeros(dim)),
     )
@@ -214,3 +272,12 @@ def _squared_size(value: Tensor, bundle: Bundle, weights: Tensor) -> Tensor:
     mean = (value * weights).sum(tuple(range(-bundle.base.dim, 0)), keepdim=True)
     whole, part = (_squared_norm(v, bundle, weights) for v in (value, value - mean))
     return torch.maximum(part, CONSTANT**2 * whole).clamp_min(torch.finfo(torch.float64).tiny)
+
+
+# Of the size and the squared defects, which no value that is not finite leaves finite.
+def _check_finite(squares: Tensor) -> None:
+    if not bool(squares.isfinite().all()):
+        raise DataError(
+            "The output of the model is not finite for finite fields: nothing can be promoted. "
+            "Check the scale of the input, or lower the learning rate."
+        )

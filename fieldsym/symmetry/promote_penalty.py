@@ -21,8 +21,14 @@ from fieldsym.bundle import Bundle
 from fieldsym.errors import DataError
 from fieldsym.group import Element, Generator, Group
 from fieldsym.manifold import Region
-from fieldsym.symmetry.promote_norm import NuclearNorm
-from fieldsym.symmetry.promote_operator import Measured, Operator, combined, measure
+from fieldsym.symmetry.promote_norm import NuclearNorm, require_state
+from fieldsym.symmetry.promote_operator import (
+    Measured,
+    Operator,
+    combined,
+    flat_samples,
+    measure,
+)
 
 REFRESH = 10  # penalties between two looks at all directions, where each follows one alone
 FLOOR = 1e-5  # defect of an element below which its penalty is flat: the rounding of float32
@@ -91,9 +97,20 @@ class Promotion:
         Returns
         -------
         Tensor (), differentiable in the parameters of the model
+
+        Raises
+        ------
+        BundleError   if x, or what the model returns, is not a section of its bundle.
+        DataError     if x is missing, empty or given at level "weights", or something is not
+                      finite.
         """
         if self._weights is not None:
+            if x is not None:
+                raise DataError(
+                    "At level 'weights' the penalty takes no fields: call it as penalty()."
+                )
             gram, defects, size = self._weights()
+            _check_size(size)
             return self.norm(gram / size**2) + self._total(defects / size, self.elements)
         u = self._batch(x)
         return self._at(u[self._rows(len(u))])[1]
@@ -112,9 +129,11 @@ class Promotion:
         -------
         F(x), and the penalty, a scalar
         """
-        if self._weights is not None or self.region is not None:
-            return self.model(x), self(x)
+        if self._weights is not None:
+            return self.model(x), self()
         u = self._batch(x)
+        if self.region is not None:
+            return self.model(x), self(x)
         rows = self._rows(len(u))
         value, penalty = self._at(u[rows])
         rest = torch.tensor(sorted({*range(len(u))} - {*rows.tolist()}), dtype=torch.long)
@@ -148,7 +167,10 @@ class Promotion:
 
     def report(self, tolerance: float = 1e-2) -> str:
         """The directions and elements with their defects, as lines of text."""
-        lines = [f"{self.broken_dimension(tolerance)} of {len(self.generators)} directions broken"]
+        lines = []
+        if self.generators:
+            broken = self.broken_dimension(tolerance)
+            lines.append(f"{broken} of {len(self.generators)} directions broken")
         for sigma, row in zip(self.singular_values, self.directions, strict=True):
             upright = row * row[row.abs().argmax()].sign()
             lines.append(f"{float(sigma):10.2e}  {combined(upright, self.generators).name}")
@@ -187,6 +209,7 @@ class Promotion:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
+        require_state(state, ("norm", "calls", "defects"))
         if len(state["defects"]) != len(self.elements):
             raise DataError(
                 f"This state belongs to {len(state['defects'])} candidate elements, the penalty "
@@ -206,8 +229,7 @@ class Promotion:
             raise DataError(
                 "At level 'operator' the penalty is measured at fields: call it as penalty(x)."
             )
-        self.in_bundle.check(x, "promote")
-        return x.detach().reshape(-1, *x.shape[-self.in_bundle.base.dim - 1 :])
+        return flat_samples(x, self.in_bundle, "promote")
 
     # A window over the batch that moves on with every call, so that all samples have their turn.
     def _rows(self, batch: int) -> Tensor:
@@ -263,3 +285,11 @@ class Promotion:
 def _defects(found: Measured) -> Tensor:
     relative = found.defects / found.size
     return relative.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+
+
+def _check_size(size: Tensor) -> None:
+    if not 0 < float(size.detach()) < math.inf:
+        raise DataError(
+            "The weights of the model are all zero or not finite, so that nothing is relative to "
+            "them. Initialise them again, or lower the learning rate."
+        )

@@ -2,7 +2,8 @@
 
 A promoted model keeps some candidates to a percent or better. Those elements generate a subgroup,
 those directions of the algebra are unbroken by intent: the weights are projected on what commutes
-with all of them, and the rest of the candidates stays broken.
+with all of them, and the rest of the candidates stays broken. Each layer is judged by itself, so
+that neither width nor depth hides what one of them breaks.
 
 >>> import torch, fieldsym as fs
 >>> wind = fs.Bundle(fs.Torus((1.0, 1.0)), "vector u")
@@ -20,23 +21,25 @@ To add a kind of weight: its case in ``_projected``.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle
 from fieldsym.errors import DataError, GroupError
-from fieldsym.group import Element, Generator, Group, closure
+from fieldsym.group import Element, Generator, Group, closure, require_group
 from fieldsym.operators.adopt import Hidden
 from fieldsym.operators.adopt_checks import check_module
-from fieldsym.operators.weight_lie import WeightLie, kind_drho
-from fieldsym.operators.weight_sites import Coordinates, KernelSites, ModeSites
-from fieldsym.representation import Representation
+from fieldsym.operators.adopt_tie import evaluating
+from fieldsym.operators.weight_lie import WeightLie
+from fieldsym.operators.weight_projection import projected
+from fieldsym.symmetry.promote_operator import combined, flat_samples, inner_products, measure
 from fieldsym.symmetry.promote_weights import WeightGram, in_units
 
 Array = np.ndarray
@@ -51,7 +54,9 @@ class Snapped:
     add; ``directions`` the unbroken combinations of generators, in units of a radian and of the
     shortest side over 2π; ``removed`` ‖W − W'‖/‖W‖ by parameter; ``left`` the parameters on which a
     found symmetry could not be imposed: continuous rotations do not act on a lattice of modes, nor
-    elements on the coefficients of steerable layers.
+    elements on the coefficients of steerable layers. ``change`` is that of the output relative to
+    its fluctuation, NaN where no fields were given; above the tolerance nothing was changed, and
+    the other entries are empty.
     """
 
     elements: tuple[str, ...] = ()
@@ -59,16 +64,25 @@ class Snapped:
     directions: tuple[str, ...] = ()
     removed: dict[str, float] = field(default_factory=dict)
     left: tuple[str, ...] = ()
+    change: float = field(default=math.nan, compare=False)  # NaN equals nothing, itself included
 
     def __str__(self) -> str:
         changed = [f"{name} {share:.4f}" for name, share in self.removed.items() if share > 5e-5]
         rows = {
             "elements": self.elements, "added": self.added, "directions": self.directions,
-            "removed": changed, "not snapped": self.left,
+            "removed": changed, "not snapped": self.left, "output": self._outcome(),
         }  # fmt: skip
-        optional = ("added", "not snapped")
+        optional = ("added", "not snapped", "output")
         kept = {name: row for name, row in rows.items() if row or name not in optional}
         return "\n".join(f"{name}: {', '.join(row) or 'none'}" for name, row in kept.items())
+
+    def _outcome(self) -> list[str]:
+        if math.isnan(self.change):
+            return []
+        change = f"{100 * self.change:.3g} % of its fluctuation"
+        if self.change and not (self.elements or self.directions):
+            return [f"would change by {change}: the module is given back as it was"]
+        return [f"changed by {change}"]
 
 
 @torch.no_grad()
@@ -80,27 +94,35 @@ def snap(
     *,
     tolerance: float = 1e-2,
     hidden: Hidden = None,
+    x: Tensor | None = None,
 ) -> Snapped:
     """Project the weights on the candidate symmetries that they keep within a tolerance, in place.
 
-    Elements g with ‖K_g W − W‖ ≤ tolerance ‖W‖, over all layers, generate a subgroup, and the
-    directions of the algebra with ‖L_ξ W‖ ≤ tolerance ‖W‖ are unbroken; the nearest weights that
-    commute with them replace those that are there. Coordinates as inputs, pointwise maps and
-    constants obey both, multipliers and kernels the elements. A second snap changes nothing.
+    Elements g with ‖K_g W − W‖ ≤ tolerance ‖W‖ in every layer generate a subgroup, and directions
+    of the algebra with ‖L_ξ W‖ ≤ tolerance ‖W‖ in every layer are unbroken; the nearest weights
+    that commute with them replace those that are there. Columns of coordinates and of fields are
+    one layer. Coordinates as inputs, pointwise maps and constants obey both, multipliers and
+    kernels the elements. A second snap changes nothing.
+
+    What a layer changes the next ones may amplify: give fields ``x``, and the output decides.
 
     Parameters
     ----------
     model, group, in_bundle, out_bundle, hidden : as for ``fs.promote(..., level="weights")``
-    tolerance : relative to the size of all weights, in [0, 1)
+    tolerance : relative to the size of a layer and to the fluctuation of the output, in [0, 1)
+    x : sections (batch, channel, *grid) of ``in_bundle``. If the output for them changes by more
+        than ``tolerance`` of its fluctuation, its part without the spatial mean, the module is
+        given back exactly as it was. None leaves the decision to the layers
 
     Returns
     -------
-    Snapped   what was found and changed; empty where nothing was found
+    Snapped   what was found and changed; empty where nothing was found or all was taken back
 
     Raises
     ------
-    DataError    if the tolerance is not in [0, 1).
-    GroupError   if the module is enforced or relaxed.
+    DataError    if the tolerance is not in [0, 1), or x is empty, or x or the output for it
+                 is not finite.
+    GroupError   if group is no Group, or the module is enforced or relaxed.
     GroupError, GridError, BundleError, RepresentationError   as ``fs.promote``.
 
     Examples
@@ -111,36 +133,81 @@ def snap(
     >>> p = fs.Bundle(fs.Torus((1.0, 1.0)), "scalar p")
     >>> model = fs.FNO(p, p, n_modes=3, hidden_channels=4, n_layers=1, positional_embedding="grid")
     >>> model.lifting.first.weight.matrices.data[..., 1:] *= 1e-3
-    >>> found = snap(model, fs.groups.translations(2), p, p)
+    >>> found = snap(model, fs.groups.translations(2), p, p, x=fs.testing.random_section(
+    ...     p, (16, 24), dtype=torch.float32))
     >>> found.directions, bool(model.lifting.first.weight.matrices[..., 1:].any())
     (('translation x', 'translation y'), False)
+    >>> 0 < found.change < 0.01
+    True
 
     References
     ----------
     Otto et al. 2023, arXiv:2311.00212 (symmetries as null spaces of linear maps).
     """
+    _check(model, group, tolerance)
+    base = require_bundle(in_bundle, "snap").base
+    units = replace(group, generators=tuple(in_units(xi, base) for xi in group.generators))
+    weights = WeightGram(model, units, in_bundle, out_bundle, hidden)
+    if x is None:
+        return _imposed(weights, units, tolerance)
+    x, take_back = flat_samples(x, in_bundle, "snap"), _memory(model)
+    with evaluating(model):
+        before = measure(model, (), (), x, in_bundle, out_bundle)
+        found = _imposed(weights, units, tolerance)
+        change = _norm(model(x) - before.value, out_bundle) / float(before.size.sqrt())
+    if change > tolerance:
+        take_back()
+        return Snapped(change=change)
+    return replace(found, change=change)
+
+
+def _check(model: object, group: object, tolerance: object) -> None:
     check_module(model)
-    if not 0 <= tolerance < 1:
+    require_group(group, "snap")
+    if not (isinstance(tolerance, Real) and 0 <= float(tolerance) < 1):
         raise DataError(
-            f"tolerance is relative to the size of the weights, in [0, 1); got {tolerance}. A "
-            "symmetry that is kept to a percent has 0.01."
+            "tolerance is a number relative to the size of the weights, in [0, 1); got "
+            f"{tolerance!r}. A symmetry that is kept to a percent has 0.01."
         )
-    if any(map(parametrize.is_parametrized, model.modules())):
+    if any(map(parametrize.is_parametrized, model.modules())):  # type: ignore[attr-defined]
         raise GroupError(
             "The weights of this module are made of other numbers, by fs.enforce or fs.relax, so "
             "that projected ones would be lost. Call fs.release first."
         )
-    units = replace(
-        group, generators=tuple(in_units(xi, in_bundle.base) for xi in group.generators)
-    )
-    weights = WeightGram(model, units, in_bundle, out_bundle, hidden)
-    gram, differences, size = weights()
-    kept = differences <= tolerance * size
+
+
+def _norm(v: Tensor, bundle: Bundle) -> float:
+    weights = bundle.base.weights(bundle.grid(v), v.device)
+    squared = inner_products([v], bundle, weights / weights.sum())
+    return float(squared.nan_to_num(math.inf).sqrt())
+
+
+def _memory(model: nn.Module) -> Callable[[], None]:
+    """How to make a module what it is now, its parameters the same objects."""
+    spaces = [vars(part) for part in model.modules()]
+    spaces += [space[name] for space in spaces for name in ("_parameters", "_buffers", "_modules")]
+    held = [(space, dict(space)) for space in spaces]
+    values = [(p, p.detach().clone()) for p in (*model.parameters(), *model.buffers())]
+
+    def take_back() -> None:
+        for space, entries in held:
+            space.clear()
+            space.update(entries)
+        for p, value in values:
+            p.data.copy_(value)
+
+    return take_back
+
+
+def _imposed(weights: WeightGram, units: Group, tolerance: float) -> Snapped:
+    """What every layer keeps, imposed on all."""
+    grams, differences = weights.by_layer()
+    kept = differences.amax(0) <= tolerance
     found = [g for g, exact in zip(weights.elements, kept.tolist(), strict=True) if exact]
-    directions = _directions(gram, units.generators, tolerance * size)
+    directions = _directions(grams, units.generators, tolerance)
     if not found and not directions:
         return Snapped()
-    subgroup = closure(found, group.dim, periods=group.periods)
+    subgroup = closure(found, units.dim, periods=units.periods)
     removed, left = {}, []
     for lie in weights.lies:
         parameter = lie.parameter
@@ -149,7 +216,7 @@ def snap(
             left.append(parameter.name)
         if parameter.write is None:
             continue
-        new = _projected(lie, old, subgroup, directions)
+        new = projected(lie, old, subgroup, directions)
         parameter.write(new)
         norm = old.double().norm()
         removed[parameter.name] = float((new - old).double().norm() / norm) if norm else 0.0
@@ -160,16 +227,28 @@ def snap(
     )
 
 
-def _directions(gram: Tensor, generators: Sequence[Generator], least: Tensor) -> list[Generator]:
-    """Unbroken combinations of generators, as few in each as the tolerance allows."""
-    squares, vectors = torch.linalg.eigh(gram)
-    rows = _echelon(vectors.mT[squares <= least**2].cpu().numpy())
+def _directions(
+    grams: Tensor, generators: Sequence[Generator], tolerance: float
+) -> list[Generator]:
+    """Combinations of generators that every layer keeps, as few in each as the tolerance allows.
+
+    ``grams`` (layers, k, k) are relative to the layers' sizes; their common eigenvectors are those
+    of their sum.
+    """
+    vectors = torch.linalg.eigh(grams.sum(0))[1].mT
+    kept = [bool(_defect(grams, v) <= tolerance) for v in vectors]
     found = []
-    for row in rows:
-        few = torch.from_numpy(np.where(np.abs(row) < FEW, 0.0, row)).to(gram)
-        exact = few @ gram @ few <= (least * few.norm()) ** 2
-        found.append(_combination(generators, few.cpu().numpy() if exact else row))
+    for row in _echelon(vectors[kept].cpu().numpy()):
+        few = np.where(np.abs(row) < FEW, 0.0, row)
+        exact = _defect(grams, torch.from_numpy(few).to(grams)) <= tolerance
+        found.append(_combination(generators, few if exact else row))
     return found
+
+
+def _defect(grams: Tensor, direction: Tensor) -> Tensor:
+    """The largest of the layers along a direction, whatever its length."""
+    squares = direction @ grams @ direction / direction.square().sum()
+    return squares.amax().clamp_min(0).sqrt()
 
 
 def _echelon(rows: Array) -> Array:
@@ -185,11 +264,8 @@ def _echelon(rows: Array) -> Array:
 
 
 def _combination(generators: Sequence[Generator], row: Array) -> Generator:
-    row = row / row[np.flatnonzero(row)[0]]  # the first counts once
-    parts = [(float(c), xi) for c, xi in zip(row, generators, strict=True) if c]
-    words = [xi.name if c == 1 else f"{c:+.2f} {xi.name}" for c, xi in parts]
-    matrix = np.sum([c * xi.matrix for c, xi in parts], 0)
-    return Generator(" ".join(words), matrix, np.sum([c * xi.shift for c, xi in parts], 0))
+    found = combined(row / row[np.flatnonzero(row)[0]], generators)  # the first counts once
+    return replace(found, name=found.name.removeprefix("1.00 "))
 
 
 def _is_left(lie: WeightLie, subgroup: Sequence[Element], directions: Sequence[Generator]) -> bool:
@@ -197,102 +273,3 @@ def _is_left(lie: WeightLie, subgroup: Sequence[Element], directions: Sequence[G
     if lie.parameter.write is None:
         return len(subgroup) > 1
     return lie.sites is not None and any(xi.matrix.any() for xi in directions)
-
-
-def _projected(
-    lie: WeightLie, old: Tensor, subgroup: Sequence[Element], directions: Sequence[Generator]
-) -> Tensor:
-    """The nearest weight that commutes, (sites, out, in, parts)."""
-    if lie.sites is None:
-        return _nearest_point(lie, old[0, :, :, 0], subgroup, directions)[None, ..., None].to(old)
-    return _mean(lie, lie.sites, old, subgroup)
-
-
-def _mean(
-    lie: WeightLie, sites: ModeSites | KernelSites, old: Tensor, subgroup: Sequence[Element]
-) -> Tensor:
-    """The mean of K_g W over a group; zero where an image of a site is not stored."""
-    p, w = lie.parameter, old.double().movedim(3, 1)
-    kept = sites.closed(subgroup)
-    total = torch.zeros_like(w)
-    for g in subgroup:
-        moved = p.rep_out.rho(g.inverse).to(w) @ w @ p.rep_in.rho(g).to(w)
-        total += sites.back(g, kept)(moved)
-    return (total / len(subgroup)).movedim(1, 3).to(old)
-
-
-def _nearest_point(
-    lie: WeightLie, w: Tensor, subgroup: Sequence[Element], directions: Sequence[Generator]
-) -> Tensor:
-    """Orthogonal projection of a matrix (out, in), one pair of types at a time."""
-    p, new = lie.parameter, w.double().clone()
-    back = [g.inverse for g in subgroup]
-    outs = _fields(p.rep_out, back, directions)
-    ins = _fields(p.rep_in, subgroup, directions)
-    if lie.embed is not None:
-        ins = [_position(lie.embed, subgroup, directions)]
-    known: dict[tuple[str, str], Tensor] = {}
-    for out, into in itertools.product(outs, ins):
-        if (out.kind, into.kind) not in known:
-            known[out.kind, into.kind] = _projector(out, into).to(new)
-        window = new[out.place, into.place]
-        pairs = window.view(out.copies, out.size, into.copies, into.size).transpose(1, 2)
-        fixed = pairs.flatten(2) @ known[out.kind, into.kind]
-        window.copy_(fixed.view(pairs.shape).transpose(1, 2).reshape(window.shape))
-    return new
-
-
-@dataclass(frozen=True)
-class _Field:
-    """The copies of one type, and how one of them moves: matrices (size, all coordinates)."""
-
-    kind: str
-    place: slice
-    copies: int
-    one: Tensor
-    rho: list[Tensor]
-    drho: list[Tensor]
-
-    @property
-    def size(self) -> int:
-        return len(self.one)
-
-
-def _fields(
-    rep: Representation, elements: Sequence[Element], directions: Sequence[Generator]
-) -> list[_Field]:
-    fields, start = [], 0
-    for b in rep.blocks:
-        rho = [torch.from_numpy(rep.kind_rho(b.kind, g)) for g in elements]
-        drho = [torch.from_numpy(kind_drho(rep, b.kind, xi)) for xi in directions]
-        one = torch.eye(b.size // b.copies, dtype=torch.float64)
-        fields.append(_Field(b.kind, slice(start, start + b.size), b.copies, one, rho, drho))
-        start += b.size
-    return fields
-
-
-def _position(
-    embed: Coordinates, elements: Sequence[Element], directions: Sequence[Generator]
-) -> _Field:
-    one = embed.inside()
-    rho, drho = [one @ embed.rho(g) for g in elements], [one @ embed.drho(xi) for xi in directions]
-    return _Field("position", slice(None), 1, one, rho, drho)
-
-
-def _projector(out: _Field, into: _Field) -> Tensor:
-    """On the matrices W, row by row, with W dρ_in = dρ_out W and ρ_out(g)⁻¹ W ρ_in(g) = W."""
-    still = torch.kron(torch.eye(out.size, dtype=torch.float64), into.one.mT.contiguous())
-    normal = torch.zeros((out.size * into.size,) * 2, dtype=torch.float64)
-    eye = torch.eye(out.size, dtype=torch.float64)
-    rows = [
-        torch.kron(eye, b.mT.contiguous()) - torch.kron(a, into.one.mT.contiguous())
-        for a, b in zip(out.drho, into.drho, strict=True)
-    ]
-    rows += [
-        torch.kron(a, b.mT.contiguous()) - still for a, b in zip(out.rho, into.rho, strict=True)
-    ]
-    for row in rows:
-        normal += row.mT @ row
-    squares, vectors = torch.linalg.eigh(normal)
-    free = vectors[:, squares <= 1e-9 * squares[-1].clamp_min(1e-9)]
-    return free @ free.mT

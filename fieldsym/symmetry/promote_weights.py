@@ -148,6 +148,38 @@ class WeightGram:
         self._turns += 1
         return _joined(forms)
 
+    def by_layer(self) -> tuple[Tensor, Tensor]:
+        """What a call gives, layer by layer, each relative to its own size.
+
+        A layer is one map with all its columns, those of coordinates and of fields, or one
+        constant, relative to itself and the maps beside it. Zero weights keep every symmetry.
+
+        Returns
+        -------
+        grams : Tensor (layers, k, k), float64
+        differences : Tensor (layers, m), float64
+        """
+        layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        beside: dict[str, list[Tensor]] = {}  # squared sizes of the maps of a module
+        constants = set()
+        for lie, spectrum in ((lie, spectrum) for lies, spectrum in self.terms for lie in lies):
+            name = lie.parameter.name.removesuffix(".position")
+            forms = self._forms([lie], spectrum)
+            layers.setdefault(name, []).append(forms)
+            if lie.parameter.role == "constant":
+                constants.add(name)
+            else:
+                beside.setdefault(_module_of(name), []).append(forms[1][0])
+        grams, differences = [], []
+        for name, parts in layers.items():
+            gram, difference, size = _joined(parts)
+            if name in constants:
+                size = sum(beside.get(_module_of(name), []), size**2).sqrt()
+            size = torch.where(size > 0, size, 1)
+            grams.append(gram / size**2)
+            differences.append(difference / size)
+        return torch.stack(grams), torch.stack(differences)
+
     def _forms(
         self, lies: list[WeightLie], spectrum: InputSpectrum | None
     ) -> tuple[Tensor, Tensor]:
@@ -174,6 +206,10 @@ class WeightGram:
             self._orbits[key] = lie.orbits(self.elements)
         found = self._orbits[key] if dtype == torch.float32 else None
         return _OneByOne(others) if found is None else found
+
+
+def _module_of(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _numbers(lie: WeightLie) -> int:
