@@ -95,10 +95,8 @@ class Ruler:
 
     def ratio(self, error: Tensor, value: Tensor, weights: Tensor) -> Tensor:
         """‖error‖ / ‖value − mean‖ of every sample; ‖error‖ / ‖value‖ where value is constant."""
-        bottom, whole = (
-            self.norm(self.fluctuation(value, weights), weights),
-            self.norm(value, weights),
-        )
+        whole = self.norm(value, weights)
+        bottom = self.norm(self.fluctuation(value, weights), weights)
         bottom = torch.where(bottom > self.rounding * whole, bottom, whole)
         return self.norm(error, weights) / bottom.clamp_min(torch.finfo(torch.float64).tiny)
 
