@@ -543,3 +543,11 @@ def test_a_mask_that_the_group_moves_is_said():
     fields = Fields.of(wind, torch.zeros(3, 2, 16, 24), mask=mask)
     assert mask_note(fields, dihedral(1)) == ""
     assert "2 of the 4 elements of dihedral(2) keep the mask" in mask_note(fields, dihedral(2))
+
+
+def test_the_package_runs_as_a_module():
+    run = [sys.executable, "-m", "fieldsym", "inspect", "absent.nc"]
+    ended = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "absent.nc" in ended.stderr
+    assert "Traceback" not in ended.stderr
