@@ -11,9 +11,9 @@ translations along (1, 1); those along (1, −1) stay. 64 training fields, one w
 number of optimiser steps for
 
 * plain: ``fs.FNO`` without a group, which sees the coordinates;
-* enforced: ``fs.FNO`` with D4 and all translations;
+* enforced: the plain one, with D4 and all translations by ``fs.enforce``;
 * augmented: the plain one; every batch is moved by a random element of D4 and by whole cells;
-* promoted: the plain one, relaxed by ``fs.relax``, with γ times the penalty of ``fs.promote`` at
+* promoted: the plain one, relaxed by ``fs.relax`` from the same weights, with γ times the penalty of ``fs.promote`` at
   level "weights" over D4 and the translations.
 
 γ is one of three strengths, the same at every dose: for each dose and seed the one with the

@@ -84,11 +84,10 @@ def operator(size: Size, **options: object) -> fs.FNO:
     )
 
 
-def relaxed(size: Size) -> nn.Module:
-    """The plain operator, relaxed: symmetric at first but for the columns of the coordinates.
+def symmetric(size: Size) -> tuple[fs.FNO, Tensor]:
+    """The plain operator with weights projected on D4, and the columns of its coordinates.
 
-    These start as in the plain operator: where they are zero the loss is stationary in them. The
-    other weights are larger before the projection, which keeps 1/8 of their mean square.
+    The weights are larger before the projection, which keeps 1/8 of their mean square.
     """
     model = operator(size, positional_embedding="grid")
     first = model.lifting.first.weight.matrices  # (1, 1, rows, vorticity and two coordinates)
@@ -97,18 +96,31 @@ def relaxed(size: Size) -> nn.Module:
         for name, weight in model.named_parameters():
             if "weight" in name:
                 weight *= D4.order**0.5
-        fs.project_(model, D4, PSEUDO, PSEUDO)
-        first[..., 1:] = coordinates
+    fs.project_(model, D4, PSEUDO, PSEUDO)
+    return model, coordinates
+
+
+def relaxed(size: Size) -> nn.Module:
+    """The symmetric operator, relaxed, with the columns of the coordinates as in the plain one.
+
+    Where these are zero the loss is stationary in them.
+    """
+    model, coordinates = symmetric(size)
+    with torch.no_grad():
+        model.lifting.first.weight.matrices[..., 1:] = coordinates
     return fs.relax(model, D4 * TRANSLATIONS, PSEUDO, PSEUDO)
 
 
 def build(task: Task) -> nn.Module:
-    """The operator of a kind, with the initial weights of its seed."""
+    """The operator of a kind, with the initial weights of its seed.
+
+    Enforced and promoted start from the same symmetric weights: what differs is what they may break.
+    """
     torch.manual_seed(task.seed)
     if task.kind == PROMOTED:
         return relaxed(task.size)
     if task.kind == ENFORCED:
-        return operator(task.size, group=D4)
+        return fs.enforce(symmetric(task.size)[0], D4 * TRANSLATIONS, PSEUDO, PSEUDO)
     return operator(task.size, positional_embedding="grid")
 
 
