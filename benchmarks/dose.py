@@ -13,13 +13,14 @@ number of optimiser steps for
 * plain: ``fs.FNO`` without a group, which sees the coordinates;
 * enforced: the plain one, with D4 and all translations by ``fs.enforce``;
 * augmented: the plain one; every batch is moved by a random element of D4 and by whole cells;
-* promoted: the plain one, relaxed by ``fs.relax`` from the same weights, with γ times the penalty of ``fs.promote`` at
-  level "weights" over D4 and the translations.
+* promoted: the plain one, relaxed by ``fs.relax`` from the weights of the enforced one, with γ
+  times the penalty of ``fs.promote`` at level "weights" over D4 and the translations.
 
-γ is one of three strengths, the same at every dose: for each dose and seed the one with the
-smallest error on 64 validation fields. The 128 test fields choose nothing: they give the errors,
-and what the trained operators break (``fs.promote`` at level "operator", relative to the
-fluctuation of the output; the same for the flow itself). An operator cannot show a symmetry more
+γ is one of four strengths, the same at every dose: for each dose and seed the one with the smallest
+error on 64 validation fields. γ = ∞ is the limit in which no residual moves; from the same weights
+this is the enforced operator, which is not trained twice. The 128 test fields choose nothing: they
+give the errors, and what the trained operators break (``fs.promote`` at level "operator", relative
+to the fluctuation of the output; the same for the flow itself). An operator cannot show a symmetry more
 sharply than it is accurate: a translation or an element counts as broken above three quarters of
 the operator's validation error and a quarter of what it breaks most among the translations.
 
@@ -34,13 +35,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -132,7 +134,12 @@ def _run_group(tasks: list[Task]) -> dict[Task, Row]:
 def by_method(results: dict[Task, Row]) -> Cells:
     """Rows of every dose and method; of "promoted" the strength with the least validation error."""
     best: dict[tuple[float, str, int], Row] = {}
-    for task, row in results.items():
+    limits = {
+        replace(task, kind=PROMOTED, strength=math.inf): row
+        for task, row in results.items()
+        if task.kind == ENFORCED
+    }
+    for task, row in [*results.items(), *limits.items()]:
         key = (task.dose, task.kind, task.seed)
         if key not in best or row["valid"] < best[key]["valid"]:
             best[key] = {**row, "strength": task.strength}
@@ -184,7 +191,7 @@ def table(cells: Cells, size: Size) -> None:
             facts.append((f"dose {dose:g}, {method}", "test", mean, spread))
         found = cells[dose, PROMOTED]
         facts.append((f"dose {dose:g}", "promoted / best", ratio(cells, dose), f"asked {ASKED}"))
-        line += [f"{ratio(cells, dose):.2f}", _listed(f"{row['strength']:g}" for row in found)]
+        line += [f"{ratio(cells, dose):.2f}", _listed(_strength(row) for row in found)]
         line += [_listed(str(count(row)) for row in found) for count in (dimension, elements)]
         rows.append(line)
     seeds = len(next(iter(cells.values())))
@@ -197,6 +204,10 @@ def table(cells: Cells, size: Size) -> None:
     report(title, header, rows)
     record("dose", facts)
     verdict(cells)
+
+
+def _strength(row: Row) -> str:
+    return "∞" if math.isinf(row["strength"]) else f"{row['strength']:g}"
 
 
 def _listed(words: Iterator[str]) -> str:

@@ -114,7 +114,7 @@ def relaxed(size: Size) -> nn.Module:
 def build(task: Task) -> nn.Module:
     """The operator of a kind, with the initial weights of its seed.
 
-    Enforced and promoted start from the same symmetric weights: what differs is what they may break.
+    Enforced and promoted start from the same symmetric weights.
     """
     torch.manual_seed(task.seed)
     if task.kind == PROMOTED:
