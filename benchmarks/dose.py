@@ -20,9 +20,9 @@ number of optimiser steps for
 error on 64 validation fields. γ = ∞ is the limit in which no residual moves; from the same weights
 this is the enforced operator, which is not trained twice. The 128 test fields choose nothing: they
 give the errors, and what the trained operators break (``fs.promote`` at level "operator", relative
-to the fluctuation of the output; the same for the flow itself). An operator cannot show a symmetry more
-sharply than it is accurate: a translation or an element counts as broken above three quarters of
-the operator's validation error and a quarter of what it breaks most among the translations.
+to the fluctuation of the output; the same for the flow itself). An operator cannot show a symmetry
+more sharply than it is accurate: a translation or an element counts as broken above three quarters
+of the operator's validation error and a quarter of what it breaks most among the translations.
 
 Every seed has its own fields, initial weights and order. Seed 0 served to set the experiment up
 (doses, strengths, the level above which something counts as broken) and is not among the results.
