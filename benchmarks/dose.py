@@ -62,7 +62,8 @@ DOSES = (0.0, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6)
 STRENGTHS = (0.01, 0.05, 1.0)
 SHARPNESS, GAP = 0.75, 0.25  # of the validation error, of the largest singular value
 ASKED = 1.05  # times the better of plain and enforced
-METHODS = (PLAIN, ENFORCED, AUGMENTED, PROMOTED)
+FINITE = "promoted, γ < ∞"
+METHODS = (PLAIN, ENFORCED, AUGMENTED, PROMOTED, FINITE)
 Row = dict
 Cells = dict[tuple[float, str], list[Row]]  # the rows of all seeds, in the order of the seeds
 
@@ -134,12 +135,9 @@ def _run_group(tasks: list[Task]) -> dict[Task, Row]:
 def by_method(results: dict[Task, Row]) -> Cells:
     """Rows of every dose and method; of "promoted" the strength with the least validation error."""
     best: dict[tuple[float, str, int], Row] = {}
-    limits = {
-        replace(task, kind=PROMOTED, strength=math.inf): row
-        for task, row in results.items()
-        if task.kind == ENFORCED
-    }
-    for task, row in [*results.items(), *limits.items()]:
+    also = {ENFORCED: {"kind": PROMOTED, "strength": math.inf}, PROMOTED: {"kind": FINITE}}
+    twice = [(replace(t, **also[t.kind]), row) for t, row in results.items() if t.kind in also]
+    for task, row in [*results.items(), *twice]:
         key = (task.dose, task.kind, task.seed)
         if key not in best or row["valid"] < best[key]["valid"]:
             best[key] = {**row, "strength": task.strength}

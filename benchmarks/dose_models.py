@@ -25,10 +25,8 @@ VISCOSITY, RATE, FEW = 1e-3, 5e-3, 16
 # values together weigh about as much at the start as the seven elements of D4.
 UNIT = 30
 TRANSLATIONS = fs.groups.translations(2)
-DATA, PLAIN, ENFORCED, AUGMENTED, PROMOTED = (
-    *("data", "plain", "enforced"),
-    *("augmented", "promoted"),
-)
+DATA, PLAIN, ENFORCED = "data", "plain", "enforced"
+AUGMENTED, PROMOTED = "augmented", "promoted"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Figures of merit of symmetric and plain operators: one command, one table, one page.
 
     python benchmarks/merit.py                        # three seeds; about ten minutes on two cores
-    python benchmarks/merit.py --quick --out /tmp/merit
+    python benchmarks/merit.py --quick --out runs/quick
 
 Accuracy, parameters, data efficiency, cost, robustness and interpretability, the list of Bogatskiy
 et al. 2022 (arXiv:2203.06153), for a D4 operator, a plain one, the same with augmentation, and
