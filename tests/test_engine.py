@@ -31,7 +31,7 @@ CASES = [
 def tiny_blocks(monkeypatch):
     """Blocks of a single row and chunks of a single sample."""
     monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 1)
-    monkeypatch.setitem(blocks.CHUNK_BYTES, "cpu", 1)
+    monkeypatch.setitem(blocks.CHUNK_BYTES, "cpu", (1, 1))
 
 
 def build(bundle, group, modes, options):
@@ -60,7 +60,7 @@ def test_blocks_give_the_same_values_and_gradients(
     whole = gradients(model, u)
     for size in (1, 1000):
         monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", size)
-        monkeypatch.setitem(blocks.CHUNK_BYTES, "cpu", 2 * size)
+        monkeypatch.setitem(blocks.CHUNK_BYTES, "cpu", (1, 2 * size))
         for one, other in zip(gradients(model, u), whole, strict=True):
             laws.assert_close(one, other, 1e-12)
         with torch.no_grad():

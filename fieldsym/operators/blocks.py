@@ -26,7 +26,7 @@ BLOCK_BYTES = {"cpu": 2**19}  # for every thread: what its cache holds beside we
 LINEAR_BLOCKS = 2  # times as much where a map reads and writes once
 HUGE_BYTES = 2**22  # results from this size on ask for huge pages
 MADV_HUGEPAGE = 14  # of Linux
-CHUNK_BYTES = {"cpu": 2**26}  # elsewhere 2**31
+CHUNK_BYTES = {"cpu": (2**22, 2**26)}  # at least and at most; elsewhere 2**31
 
 
 def block_rows(x: Tensor, channels: int = 1) -> int | None:
@@ -55,11 +55,16 @@ def join(pieces: list[Tensor]) -> Tensor:
 
 
 def chunk_samples(x: Tensor, channels: int) -> int | None:
-    """Samples to work on at a time: few where nothing is recorded, so that memory stays small."""
+    """Samples to work on at a time: all where something is recorded, else few to save memory.
+
+    On a CPU half of them, unless that is little or much.
+    """
     if not is_unrecorded(x):
         return None
     bytes_per_sample = max(1, x[:1].numel() * channels * x.element_size())
-    return max(1, CHUNK_BYTES.get(x.device.type, 2**31) // bytes_per_sample)
+    least, most = CHUNK_BYTES.get(x.device.type, (2**31, 2**31))
+    half = -(-len(x) // 2)
+    return max(1, min(max(half, least // bytes_per_sample), most // bytes_per_sample))
 
 
 def is_transformed(x: Tensor) -> bool:
@@ -131,6 +136,7 @@ class _LinearByBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, there: RowMap, back: RowMap, size: int, x: Tensor) -> Tensor:
         ctx.maps = back, there, size
+        x = x.contiguous()  # a product of strided matrices copies them one by one
         first = there(x[:size], None)
         out = fresh(first.new_empty(len(x), *first.shape[1:]))
         out[:size] = first

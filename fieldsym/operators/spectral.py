@@ -145,11 +145,9 @@ class SpectralConv(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""
         fourier = TruncatedFourier(u.shape[2:], self.n_modes, u)
-        g = fourier.analyse_fields(u.flatten(0, 1))
-        # contiguous both times: strided rows would be copied field by field
-        g = g.movedim(0, -1).contiguous().unflatten(-1, u.shape[:2])
-        g = self.mix(g, fourier).flatten(-2).movedim(-1, 0).contiguous()
-        return fourier.synthesise_fields(g).unflatten(0, (len(u), -1))
+        g = fourier.analyse_fields(u.flatten(0, 1)).movedim(0, -1).contiguous()
+        g = self.mix(g.unflatten(-1, u.shape[:2]), fourier).movedim((-2, -1), (0, 1))
+        return fourier.synthesise_fields(g.flatten(0, 1)).unflatten(0, g.shape[:2])
 
     def mix(self, g: Tensor, fourier: TruncatedFourier) -> Tensor:
         """Multiply real Fourier coefficients, (*2K+1, batch, channel), by the weights."""

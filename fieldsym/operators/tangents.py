@@ -47,6 +47,12 @@ class InPlace(Values):
     (True, tensor(18.))
     """
 
+    def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """The affine map x ↦ matrix x + bias of the channels."""
+        if bias is None or matrix.shape[1] >= FEW:
+            return _linear(x, matrix, bias)
+        return self.add_bias(_linear(x, matrix, None), bias)
+
     def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """A function of one number, of fresh values."""
         return torch.ops.aten.gelu_(x) if f is functional.gelu else f(x)
