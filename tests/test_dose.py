@@ -122,7 +122,8 @@ def fit_residuals(models, model, task):
     models.fit(model, models.simulate(task.dose, task.seed, task.size)[0], task)
 
 
-def assert_penalty_moves_residuals(models, fit):
+def assert_penalty_moves_residuals(models, fit, monkeypatch):
+    monkeypatch.setattr(models, "snap", lambda *_: False)  # the penalty alone
     task = models.Task(0.0, 0, "promoted", 100.0, tiny(models, steps=30))
     model = models.build(task)
     residuals = fs.residual_parameters(model)
@@ -135,15 +136,83 @@ def assert_penalty_moves_residuals(models, fit):
 
     before = sizes()
     fit(models, model, task)
-    (symmetric, residual) = (b / a for a, b in zip(before, sizes(), strict=True))
-    assert residual < 0.9
+    symmetric, residual = (b / a for a, b in zip(before, sizes(), strict=True))
+    assert 0 < residual < 0.9
     assert symmetric < 1.2, symmetric
 
 
-def test_a_strong_penalty_removes_residuals_and_inflates_nothing(models):
-    assert_penalty_moves_residuals(models, fit_residuals)
+def test_a_strong_penalty_removes_residuals_and_inflates_nothing(models, monkeypatch):
+    assert_penalty_moves_residuals(models, fit_residuals, monkeypatch)
     with pytest.raises(AssertionError, match=r"assert [12]\.\d+ < 1\.2"):
-        assert_penalty_moves_residuals(models, fit_all_weights)
+        assert_penalty_moves_residuals(models, fit_all_weights, monkeypatch)
+
+
+def one_step(models, pace):
+    """How far Adam moves an entry at most in its first step: others, residuals."""
+    task = models.Task(0.4, 0, "promoted", 0.05, tiny(models, steps=1), pace)
+    model = models.build(task)
+    residuals = fs.residual_parameters(model)
+    others = [p for p in model.parameters() if all(p is not r for r in residuals)]
+    before = [[p.detach().clone() for p in of] for of in (others, residuals)]
+    fit_residuals(models, model, task)
+    return [
+        max(float((p.detach() - old).abs().max()) for p, old in zip(of, olds, strict=True))
+        for of, olds in zip((others, residuals), before, strict=True)
+    ]
+
+
+def test_residuals_learn_at_their_own_rate(models, monkeypatch):
+    monkeypatch.setattr(models, "snap", lambda *_: False)
+    for pace in (0.2, 1.0):
+        others, residuals = one_step(models, pace)
+        assert others == pytest.approx(models.RATE, rel=1e-3)
+        assert residuals == pytest.approx(pace * models.RATE, rel=1e-3)
+
+
+def assert_snaps_by_error(models, snap):
+    """An operator that errs more than it breaks is snapped, a sharper one is not."""
+    for scale, expected in ((10, True), (1, False)):  # errors of 9 and of 0
+        model, _ = start_of(models)
+        x = models.simulate(0.0, 0, tiny(models))[0][0]
+        with torch.no_grad():
+            y = model(x)
+            before = [r.clone() for r in fs.residual_parameters(model)]
+        assert snap(model, (x, y / scale)) == expected
+        after = fs.residual_parameters(model)
+        if expected:
+            assert not any(r.any() or r.requires_grad for r in after)
+            assert_symmetric(models, model)
+        else:
+            assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+            assert all(r.requires_grad for r in after)
+
+
+def test_what_is_broken_by_less_than_the_error_is_snapped(models):
+    assert_snaps_by_error(models, models.snap)
+
+    def always(model, pairs):
+        return models.snap(model, (pairs[0], pairs[1] / 10))
+
+    with pytest.raises(AssertionError):
+        assert_snaps_by_error(models, always)
+
+
+def test_what_was_snapped_stays_symmetric_and_learns(models):
+    task = models.Task(0.0, 0, "promoted", 0.05, tiny(models, steps=6), 0.2)
+    model, snapped = models.build(task), []
+
+    def recorded(*arguments, snap=models.snap):
+        found = snap(*arguments)
+        snapped.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "snap", recorded)
+        fit_residuals(models, model, task)
+    assert len(snapped) == 1
+    free = [p for p in model.parameters() if p.requires_grad]
+    assert not any(torch.equal(a, b) for a, b in zip(free, snapped[0], strict=True))
+    assert_symmetric(models, model)
 
 
 def test_augmentation_moves_input_and_target_alike(models):
@@ -173,7 +242,7 @@ def row(valid, test, values=(0.0, 0.0), elements=(0.0,) * 7):
     names = (f"element {i}" for i in range(7))
     return {
         "valid": valid, "test": test, "singular values": list(values),
-        "elements": dict(zip(names, elements, strict=True)),
+        "elements": dict(zip(names, elements, strict=True)), "snapped": False,
     }  # fmt: skip
 
 
@@ -239,12 +308,21 @@ def test_quick_run_draws_prints_and_goes_on(dose, tmp_path, capsys, monkeypatch)
     by_kind = {key["kind"]: found for key, found in map(json.loads, lines) if key["dose"] == 0}
     assert rows["dose 0, plain", "test"] == pytest.approx(by_kind["plain"]["test"], rel=1e-3)
 
+    # lines of an earlier form of training are kept and not used
+    path = tmp_path / "runs" / "results.jsonl"
+    old = [json.loads(line) for line in lines]
+    old = [[key, {**found, "test": 0.0}] for key, found in old if key["kind"] == "promoted"]
+    for key, _ in old:
+        del key["pace"]
+    lines = [*map(json.dumps, old), *lines]
+
     # a line that was cut short is run again, nothing else
-    (tmp_path / "runs" / "results.jsonl").write_text("\n".join([*lines[:-1], lines[-1][:40]]))
+    path.write_text("\n".join([*lines[:-1], lines[-1][:40]]))
     ran, run = [], dose.run
     monkeypatch.setattr(dose, "run", lambda task: ran.append(task) or run(task))
     dose.main([*arguments, "--picture", str(tmp_path / "new" / "picture.png")])
     assert len(ran) == 1
+    assert len(path.read_text().splitlines()) == len(lines)
     assert (tmp_path / "new" / "picture.png").exists()
     table = [line for line in first.splitlines() if line.startswith("| 0")]
     assert table == [
