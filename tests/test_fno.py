@@ -182,6 +182,21 @@ def test_every_parameter_learns(group, base, modes, grid, norm):
         laws.assert_all_learn(model.double(), laws.noise(bundle, grid))
 
 
+@pytest.mark.parametrize("norm", [None, "instance_norm", "group_norm"])
+@pytest.mark.parametrize("mlp", [True, False])
+@pytest.mark.parametrize(
+    ("group", "source", "target", "ratio"),
+    [(groups.cyclic(2), "pseudoscalar w", "vector u", 2), (D2, "scalar p", "vector u", 0)],
+    ids=["mean of an invariant input", "constants that a vector output cannot hear"],
+)
+def test_no_parameter_is_made_that_could_never_learn(group, source, target, ratio, mlp, norm):
+    torus = fs.Torus((2.0, 3.0))
+    into, out = fs.Bundle(torus, source), fs.Bundle(torus, target)
+    model = small(into, out, group, (5, 7), norm=norm, use_channel_mlp=mlp, hidden_channels=8,
+                  projection_channel_ratio=ratio).double()  # fmt: skip
+    laws.assert_all_learn(model, laws.noise(into, (12, 15)))
+
+
 def test_a_bias_in_front_of_a_norm_sleeps():
     model = broken.fno_with_sleeping_bias(
         FLOW, FLOW, group=D2, n_modes=(5, 7), hidden_channels=8, n_layers=2

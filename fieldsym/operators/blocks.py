@@ -58,6 +58,13 @@ def chunk_samples(x: Tensor, channels: int) -> int | None:
     """Samples to work on at a time: all where something is recorded, else few to save memory.
 
     On a CPU half of them, unless that is little or much.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with torch.no_grad():                               # fields of 1 MiB with 64 channels
+    ...     [chunk_samples(torch.zeros(n, 64, 64), 64) for n in (1, 8, 200)]
+    [4, 4, 64]
     """
     if not is_unrecorded(x):
         return None

@@ -28,6 +28,7 @@ from fieldsym.operators.fno_options import (
     check_bases,
     check_group,
     exchanged_axes,
+    invariants,
     refuse_options,
     refuse_position,
 )
@@ -140,6 +141,9 @@ class FNO(nn.Module):
         # a constant per field that only meets norms can never matter
         lost = fno_skip is None and drops_constants(norm, hidden)
         self.lifting = self._mlp(lifted, lifting_channel_ratio, hidden, bias=not lost)
+        target = out_bundle.representation
+        varied = invariants(lifted, self.group) < lifted.channels
+        heard = bool(projection_channel_ratio) or invariants(target, self.group) > 0
         self.layers = nn.ModuleList(
             Layer(
                 hidden,
@@ -151,10 +155,12 @@ class FNO(nn.Module):
                 norm,
                 non_linearity,
                 last=i == n_layers - 1,
+                varied=varied if i == 0 else self.group.order > 1,
+                heard=heard or i < n_layers - 1,
             )
             for i in range(n_layers)
         )
-        self.projection = self._mlp(hidden, projection_channel_ratio, out_bundle.representation)
+        self.projection = self._mlp(hidden, projection_channel_ratio, target)
 
     def _regular(self, ratio: float) -> Representation:
         copies = max(1, round(ratio * self.hidden_channels / self.group.order))

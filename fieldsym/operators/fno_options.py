@@ -1,4 +1,4 @@
-"""What an FNO cannot be built with, and why."""
+"""What an FNO cannot be built with and why, and what its group leaves alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fieldsym.bundle import Bundle, require_bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Group
 from fieldsym.manifold import Manifold
+from fieldsym.representation import Representation
 
 SKIPS = ("linear", "identity", "soft-gating", None)
 NORMS = ("instance_norm", "group_norm", None)
@@ -99,3 +100,15 @@ def refuse_position(positional_embedding: object, group: Group) -> None:
             "be told from its images. Leave it None; non-periodic axes get their position as a "
             "typed input by themselves."
         )
+
+
+def invariants(rep: Representation, group: Group) -> int:
+    """Dimension of what a finite group leaves as it is, the mean of the character.
+
+    Examples
+    --------
+    >>> import fieldsym as fs
+    >>> invariants(fs.Representation("scalar p + vector u", 2), fs.groups.dihedral(4))
+    1
+    """
+    return round(sum(float(rep.rho(g).trace()) for g in group.elements) / group.order)

@@ -99,14 +99,15 @@ class RegularNorm(nn.Module):
     ----------
     hidden : Representation of regular copies
     one_for_all : one mean and variance for all fields ("group_norm") or one each ("instance_norm")
+    shifts : whether a constant per field is learned
     """
 
-    def __init__(self, hidden: Representation, *, one_for_all: bool) -> None:
+    def __init__(self, hidden: Representation, *, one_for_all: bool, shifts: bool) -> None:
         super().__init__()
         self.fields = hidden.blocks[0].copies
         self.one_for_all = one_for_all
         self.scale = nn.Parameter(torch.ones(self.fields))
-        self.shift = nn.Parameter(torch.zeros(self.fields))
+        self.shift = nn.Parameter(torch.zeros(self.fields)) if shifts else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, *grid, channel)."""
@@ -114,12 +115,18 @@ class RegularNorm(nn.Module):
         seen = (1, 2, 3) if self.one_for_all else (1, 3)
         variance, mean = torch.var_mean(fields, seen, correction=0, keepdim=True)
         fields = (fields - mean) * (variance + 1e-5).rsqrt()
-        fields = fields * self.scale[:, None] + self.shift[:, None]
+        fields = fields * self.scale[:, None]
+        if self.shift is not None:
+            fields = fields + self.shift[:, None]
         return fields.reshape(x.shape)
 
 
 class Layer(nn.Module):
-    """One Fourier layer, in neuraloperator's order: convolution + skip, MLP + skip."""
+    """One Fourier layer, in neuraloperator's order: convolution + skip, MLP + skip.
+
+    ``varied`` says that the group moves the channels that come in at k = 0, ``heard`` that a
+    constant per field that goes out can matter; parameters that never could are not made.
+    """
 
     def __init__(
         self,
@@ -133,24 +140,23 @@ class Layer(nn.Module):
         non_linearity: Activation,
         *,
         last: bool,
+        varied: bool = True,
+        heard: bool = True,
     ) -> None:
         super().__init__()
-        # a constant per field would vanish in the norm, and with one element k = 0 is nothing else
+        # a constant per field would vanish in the norm, and k = 0 may be nothing else
         lost = drops_constants(norm, hidden)
-        self.convolution = SpectralConv(
-            hidden, hidden, group, n_modes, mean=not lost or group.order > 1
-        )
-        self.skip = _skip(fno_skip, hidden, group)
-        self.norm = None if norm is None else RegularNorm(hidden, one_for_all=norm == "group_norm")
+        self.convolution = SpectralConv(hidden, hidden, group, n_modes, mean=not lost or varied)
+        inside = heard or mlp_hidden is not None
+        self.skip = _skip(fno_skip, hidden, group, bias=inside)
+        self.norm = _norm(norm, hidden, shifts=inside)
         self.mlp = self.mlp_skip = self.mlp_norm = None
         if mlp_hidden is not None:
             self.mlp = TypedMLP(
-                hidden, mlp_hidden, hidden, group, non_linearity, last_bias=not lost
+                hidden, mlp_hidden, hidden, group, non_linearity, last_bias=heard and not lost
             )
             self.mlp_skip = _skip(channel_mlp_skip, hidden, group, bias=False)
-            self.mlp_norm = None if norm is None else RegularNorm(
-                hidden, one_for_all=norm == "group_norm"
-            )  # fmt: skip
+            self.mlp_norm = _norm(norm, hidden, shifts=heard)
         self.non_linearity = non_linearity
         self.last = last
 
@@ -186,6 +192,12 @@ class Layer(nn.Module):
 def drops_constants(norm: str | None, hidden: Representation) -> bool:
     """Whether a norm removes one constant per field (a group norm does so with one field)."""
     return norm == "instance_norm" or (norm is not None and hidden.blocks[0].copies == 1)
+
+
+def _norm(norm: str | None, hidden: Representation, *, shifts: bool) -> RegularNorm | None:
+    if norm is None:
+        return None
+    return RegularNorm(hidden, one_for_all=norm == "group_norm", shifts=shifts)
 
 
 def _skip(
