@@ -698,11 +698,11 @@ def test_weights_that_cannot_be_read_leave_the_operator():
             promote(model, SHIFTS, P, P, level="weights")
 
 
-def test_the_grid_embedding_of_neuraloperator_leaves_the_operator():
-    with pytest.raises(
-        fs.GroupError, match=r"coordinates as channels.*'operator' takes any module"
-    ):
-        promote(foreign(), SHIFTS, P, P, level="weights")
+def test_the_grid_embedding_of_neuraloperator_breaks_translations():
+    """At the level of the weights too, as it comes."""
+    penalty = promote(foreign(), SHIFTS, P, P, level="weights")
+    penalty().backward()
+    assert penalty.broken_dimension() == 2
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

@@ -685,12 +685,6 @@ def test_modules_without_weights_have_nothing_to_measure():
         WeightGram(nn.GELU(), groups.se(2), MIXED, MIXED, "scalar")
 
 
-def test_kernels_have_no_rotations():
-    layer = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")
-    with pytest.raises(GroupError, match="rotation xy does not act on a kernel of 9 samples"):
-        WeightGram(layer, groups.se(2), MIXED, MIXED)
-
-
 def test_registered_layers_have_unknown_sites():
     class Mix(nn.Conv2d):
         pass

@@ -30,9 +30,10 @@ from fieldsym.operators.adopt_checks import (
     check_parts,
     probe_grid,
 )
-from fieldsym.operators.adopt_fno import check_bundles, fno_layers, without_position
+from fieldsym.operators.adopt_fno import check_bundles, fno_layers
 from fieldsym.operators.adopt_layers import Layer, adapt_torch, called, title
 from fieldsym.operators.adopt_neuralop import adapt_neuralop, refuse_neuralop
+from fieldsym.operators.adopt_position import adapt_position, check_positions, without_position
 from fieldsym.operators.adopt_tie import Adoption, Kinds, constrained, evaluating, tie_all
 from fieldsym.operators.adopt_trace import FOLLOWED, Call, Trace, trace
 from fieldsym.operators.adopt_types import Type, Types, Unknown
@@ -91,8 +92,9 @@ def adopt(
     if isinstance(module, nn.Module) and constrained(module):
         raise GroupError("This module is already enforced. Release it first with fs.release.")
     adoption, layers, ends = typed_layers(module, group, source, target, hidden)
-    if isinstance(module, FNO):
-        without_position(module, layers, ends)
+    wraps = source.base.periodic if isinstance(module, FNO) else ()  # others are not centred
+    kept = [axis for axis, closed in enumerate(wraps) if not closed]
+    without_position(layers, ends, adoption.types, kept)
     try:
         tie_all(adoption, layers, ends)
     except BaseException:
@@ -149,12 +151,9 @@ def _followed(
     _choose(types, seen, hidden)
     check_nature(types, layers, seen)
     adoption.outputs = [(name, types.known(of), axis) for name, of, axis in seen.outputs]
-    return _ends(types, seen)
-
-
-def _ends(types: Types, seen: Trace) -> dict[str, tuple[Kinds, Kinds]]:
-    """Types of the input and output of every layer."""
-    return {c.name: (types.known(c.source), types.known(c.target)) for c in seen.calls}
+    ends = {c.name: (types.known(c.source), types.known(c.target)) for c in seen.calls}
+    check_positions(layers, ends, [(f, where, types.known(of)) for f, where, of in seen.bends])
+    return ends
 
 
 def point_group(group: Group) -> Group:
@@ -192,6 +191,7 @@ def _adapt(name: str, part: nn.Module, dim: int) -> Layer | None:
         return Layer(name, part, [], constraints=constraints)
     return (
         adapt_neuralop(name, part, dim)
+        or adapt_position(name, part, dim)
         or adapt_torch(name, part, dim)
         or adapt_blocks(name, part, dim)
     )
@@ -239,7 +239,7 @@ def _forward(
     module, types = adoption.module, adoption.types
     some = next(module.parameters(), torch.zeros(()))
     x = torch.zeros(1, source.channels, *adoption.grid, dtype=adoption.dtype, device=some.device)
-    known = {name: (layer.axis, layer.keeps) for name, layer in layers.items()}
+    known = {name: (layer.axis, layer.keeps, layer.adds) for name, layer in layers.items()}
     try:
         with evaluating(module):
             return trace(module, x, types.of(source.representation), types, known)

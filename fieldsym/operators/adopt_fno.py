@@ -16,7 +16,6 @@ Coordinates that enter the lifting are further channels, of the kind "position".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch import nn
 
 from fieldsym.errors import BundleError, GroupError, RepresentationError
 from fieldsym.operators.adopt_layers import Layer, Weight, as_stored, point
+from fieldsym.operators.adopt_position import position_kind
 from fieldsym.operators.adopt_types import Types, Unknown
 from fieldsym.operators.fno import FNO
 from fieldsym.operators.layers import RegularNorm, SoftGate, TypedMLP
@@ -66,43 +66,13 @@ def fno_layers(
     _check(model, hidden)
     lifted = types.of(model.in_bundle.representation)
     if model.positioned:
-        lifted = (*lifted, _position(model.positioned))
+        lifted = (*lifted, position_kind(model.positioned))
     ends = (lifted, types.of(model.out_bundle.representation))
     layers: dict[str, Layer] = {}
     known: Ends = {}
     for layer, source, target in _Walk(model, types, hidden).all(*map(types.known, ends)):
         layers[layer.name], known[layer.name] = layer, (source, target)
     return layers, known
-
-
-def without_position(model: FNO, layers: dict[str, Layer], ends: Ends) -> None:
-    """Keep coordinates along periodic axes out of what a symmetry ties, in place.
-
-    They jump where the axis closes, so every translation and reflection breaks them: their columns
-    of the lifting are zero in an equivariant operator.
-    """
-    periodic = model.in_bundle.base.periodic
-    kept = tuple(axis for axis in model.positioned if not periodic[axis])
-    if kept == model.positioned:
-        return
-    name = "lifting.first.weight" if isinstance(model.lifting, TypedMLP) else "lifting.weight"
-    fields = model.in_bundle.channels
-    columns = [*range(fields), *(fields + model.positioned.index(axis) for axis in kept)]
-    weight = layers[name].weights[0]
-
-    def place(table: Array) -> list[Array]:
-        wide = np.zeros((len(table), fields + len(model.positioned), *table.shape[2:]), table.dtype)
-        wide[:, columns] = table
-        return list(weight.place(wide))
-
-    layers[name].weights[0] = replace(weight, place=place)
-    source, target = ends[name]
-    ends[name] = ((*source[:-1], *((_position(kept),) if kept else ())), target)
-
-
-def _position(axes: tuple[int, ...]) -> str:
-    """The kind of coordinates along some axes."""
-    return Representation("scalar", max(axes) + 1).with_position(axes).blocks[-1].kind
 
 
 def _check(model: FNO, hidden: object) -> None:

@@ -49,6 +49,7 @@ class Layer:
     weights: list[Weight]
     axis: int = 1  # of the channels
     keeps: bool = False  # whether the output has the type of the input
+    adds: str | None = None  # the kind of channels that it appends to it
     nature: Nature = "any"
     free: tuple[str, ...] = ()  # parameters that every symmetry allows
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # must agree on exchanged axes

@@ -21,6 +21,7 @@ from fieldsym.errors import GroupError
 from fieldsym.group import Element, Group
 from fieldsym.operators.adopt_layers import called
 from fieldsym.operators.adopt_tie import Adoption, evaluating
+from fieldsym.operators.adopt_types import is_position
 
 # Errors that rounding makes, in units of the precision: of the fluctuation of the output, or of its
 # size, since an untrained network is nearly all mean.
@@ -122,7 +123,7 @@ def _sections(
             continue
         _, kinds, axis = typed.pop(0)
         one, other = (x.movedim(axis, 1) for x in (one, other))
-        if one[0, 0].numel() == u[0, 0].numel():
+        if one[0, 0].numel() == u[0, 0].numel() and not any(map(is_position, kinds)):
             bundle = Bundle(source.base, adoption.types.representation(kinds))
             shape = (*one.shape[:2], *adoption.grid)
             yield name, bundle, one.reshape(shape), other.reshape(shape)

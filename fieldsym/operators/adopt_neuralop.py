@@ -70,10 +70,10 @@ def refuse_neuralop(name: str, module: nn.Module) -> None:
     GroupError   naming the part and the reason.
     """
     where = name or type(module).__name__
-    if is_neuralop(module, "GridEmbeddingND", "GridEmbedding2D", "SinusoidalEmbedding"):
+    if is_neuralop(module, "SinusoidalEmbedding"):
         raise GroupError(
-            f"{where} is a {type(module).__name__}: coordinates as channels tell points and "
-            "directions apart. Build the module with positional_embedding=None."
+            f"{where} is a SinusoidalEmbedding: waves of the channels are no fields of a known "
+            "type. Build the module with positional_embedding=None or 'grid'."
         )
     if is_neuralop(module, "DomainPadding"):
         raise GroupError(

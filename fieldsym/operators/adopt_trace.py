@@ -47,6 +47,9 @@ DROPOUT = (
 )
 
 
+Layers = dict[str, tuple[int, bool, str | None]]
+
+
 @dataclass(frozen=True)
 class Feature:
     """A tensor inside the forward pass: what its channels are and which axis they lie on."""
@@ -78,7 +81,7 @@ class Trace:
 class Tracer(TorchFunctionMode):
     """Watches one forward pass; made by :func:`trace`."""
 
-    def __init__(self, types: Types, layers: dict[str, tuple[int, bool]]) -> None:
+    def __init__(self, types: Types, layers: Layers) -> None:
         super().__init__()
         self.types, self.layers = types, layers
         self.features: dict[int, Feature] = {}
@@ -194,7 +197,7 @@ class Tracer(TorchFunctionMode):
             self.found.outputs.append((name, known.type, known.axis))
 
     def _through(self, name: str, x: object, out: Tensor) -> None:
-        axis, keeps = self.layers[name]
+        axis, keeps, adds = self.layers[name]
         source = self.feature(x)
         if source is None:
             raise GroupError(
@@ -208,6 +211,7 @@ class Tracer(TorchFunctionMode):
                 "mixes points, not channels."
             )
         target = source.type if keeps else (Unknown(out.shape[axis]),)
+        target = target if adds is None else (*target, adds)
         self.found.calls.append(Call(name, source.type, target))
         self.mark(out, target, axis % out.ndim)
 
@@ -232,7 +236,7 @@ def _watching(module: nn.Module, tracer: Tracer) -> Iterator[None]:
 
 
 def trace(
-    module: nn.Module, x: Tensor, source: Type, types: Types, layers: dict[str, tuple[int, bool]]
+    module: nn.Module, x: Tensor, source: Type, types: Types, layers: Layers
 ) -> tuple[Tensor, Trace, Type | None]:
     """Run a module once and follow the types.
 
@@ -242,7 +246,8 @@ def trace(
     x : Tensor (batch, channel, *grid)
     source : type of its channels
     types : what is known; found equalities are entered
-    layers : for each layer with weights the axis of its channels and whether it keeps their type
+    layers : for each layer the axis of its channels, whether it keeps their type, and the kind of
+        channels that it appends to them
 
     Returns
     -------

@@ -26,6 +26,16 @@ from fieldsym.representation import Representation
 Array = np.ndarray
 
 
+def is_position(term: object) -> bool:
+    """Whether channels are coordinates along some axes."""
+    return isinstance(term, str) and term.startswith("position")
+
+
+def position_axes(kind: str) -> tuple[int, ...]:
+    """Those axes."""
+    return tuple(int(axis) for axis in kind.split()[1:])
+
+
 class Unknown:
     """Some channels whose type is not known yet."""
 
@@ -89,10 +99,15 @@ class Types:
         return sum(map(self.size, of))
 
     def representation(self, of: Type) -> Representation:
-        """A known type as a representation."""
-        runs = [(kind, len(list(copies))) for kind, copies in groupby(self.known(of))]
+        """A known type as a representation; coordinates come last."""
+        known = self.known(of)
+        fields = [kind for kind in known if not is_position(kind)]
+        runs = [(kind, len(list(copies))) for kind, copies in groupby(fields)]
         text = " + ".join(f"{n} {kind}" if n > 1 else kind for kind, n in runs)
-        return Representation(text, self.group.dim, self.group)
+        found = Representation(text, self.group.dim, self.group)
+        for kind in filter(is_position, known):
+            found = found.with_position(position_axes(kind))
+        return found
 
     def known(self, of: Type) -> tuple[str, ...]:
         """A resolved type; its unknowns must have been found."""

@@ -31,8 +31,9 @@ from fieldsym.group import Group
 from fieldsym.operators.adopt import Hidden, point_group, typed_layers
 from fieldsym.operators.adopt_checks import check_arguments, check_parts
 from fieldsym.operators.adopt_layers import Layer, Weight, point, title
+from fieldsym.operators.adopt_position import ranges
 from fieldsym.operators.adopt_tie import Kinds, full_name
-from fieldsym.operators.adopt_types import Types
+from fieldsym.operators.adopt_types import Types, is_position, position_axes
 from fieldsym.operators.fno import FNO, PADDING
 from fieldsym.operators.irreps import FibreNorm, Gate, SchurMap
 from fieldsym.operators.modes import half_set
@@ -40,7 +41,7 @@ from fieldsym.operators.pointwise import TypedWeight
 from fieldsym.operators.radial import EDGE
 from fieldsym.operators.steerable import SteerableConv
 from fieldsym.operators.symbol import Symbol
-from fieldsym.operators.typed_storage import Columns, Diagonal, Storage, Whole
+from fieldsym.operators.typed_storage import Centred, Columns, Diagonal, Storage, Whole
 from fieldsym.representation import Representation
 
 Array = np.ndarray
@@ -54,7 +55,8 @@ class TypedParameter:
     ``rep_in`` is a scalar for a constant; ``axes`` are those of the coordinates that a position
     map acts on, else empty; ``lengths`` the periods to which its modes belong. ``isotropic`` says
     that it commutes with all rotations whatever its weights. ``write`` takes what ``read`` gives;
-    None where the weights are coefficients of something else.
+    None where the weights are coefficients of something else. A position map is one of 2 x/L from
+    the centre, and the constant beside it is the value there, whatever coordinates the module has.
     """
 
     name: str
@@ -113,11 +115,12 @@ def typed_parameters(
     if hidden is None and points.order == 1:
         hidden = "scalar"
     adoption, layers, ends = typed_layers(module, points, in_bundle, out_bundle, hidden)
-    lengths = _lengths(module, in_bundle)
+    known = adoption.types, in_bundle.base.lengths, _lengths(module, in_bundle)
+    span = ranges(layers.values())
     return [
         parameter
         for name, family in _families(layers.values()).items()
-        for parameter in _Typing(adoption.types, lengths, *ends[family[0].name]).all(name, family)
+        for parameter in _Typing(*known, span, *ends[family[0].name]).all(name, family)
     ]
 
 
@@ -149,39 +152,45 @@ class _Typing:
     """Makes the typed parameters of one layer."""
 
     types: Types
-    lengths: tuple[float, ...]
+    sides: tuple[float, ...]  # of the base
+    lengths: tuple[float, ...]  # of the Fourier series
+    span: tuple[Array, Array] | None  # of coordinates that are not 2 x/L
     source: Kinds
     target: Kinds
 
     def all(self, name: str, family: Sequence[Layer]) -> Iterator[TypedParameter]:
-        for i, weight in enumerate(family[0].weights):
-            parts = [
-                Storage(layer.module, layer.weights[i], self._shape(layer.weights[i]))
-                for layer in family
-            ]
+        weights = family[0].weights
+        wholes = [Whole([self._storage(layer, i) for layer in family]) for i in range(len(weights))]
+        for weight, whole in zip(weights, wholes, strict=True):
             ours = isinstance(family[0].module, TypedWeight)
             called = name if ours else full_name(family[0], weight.names[0])
-            yield from self._one(called, family[0], weight, Whole(parts))
+            yield from self._one(called, family[0], weight, whole, wholes)
+
+    def _storage(self, layer: Layer, i: int) -> Storage:
+        return Storage(layer.module, layer.weights[i], self._shape(layer.weights[i]))
 
     def _shape(self, weight: Weight) -> tuple[int, int, int, int]:
         inside = self.types.channels(self.source) if weight.role == "map" else 1
         return len(weight.sites), self.types.channels(self.target), inside, 1 + weight.modes
 
     def _one(
-        self, name: str, layer: Layer, weight: Weight, whole: Whole
+        self, name: str, layer: Layer, weight: Weight, whole: Whole, wholes: Sequence[Whole]
     ) -> Iterator[TypedParameter]:
         target = self.types.representation(self.target)
-        fields = tuple(kind for kind in self.source if not kind.startswith("position"))
+        fields = tuple(kind for kind in self.source if not is_position(kind))
+        rest, affine = slice(self.types.channels(fields), None), None
+        if self.span is not None and fields != self.source:
+            affine = Centred(wholes[0], rest, wholes[1], self.span)
         lattice: Lattice = "kernel" if len(weight.sites) > 1 else "point"
         lattice = "modes" if weight.modes else lattice
         common = (layer.module, layer.axis)
         sites = np.concatenate([s.weight.sites for s in whole.parts])
         if weight.role == "constant":
             scalar = Representation("scalar", target.dim)
+            held = (affine.constant, affine.hold_constant) if affine else (whole.read, whole.write)
             yield TypedParameter(
-                name, *common, "constant", lattice, scalar, target, sites, self.lengths,
-                whole.read, whole.write,
-            )  # fmt: skip
+                name, *common, "constant", lattice, scalar, target, sites, self.lengths, *held
+            )
             return
         if weight.role == "diagonal":
             whole = Diagonal(whole.parts)
@@ -192,11 +201,10 @@ class _Typing:
             split.read, split.write,
         )  # fmt: skip
         for kind in self.source[len(fields) :]:
-            rest = Columns(whole, slice(rep_in.channels, None))
-            axes = tuple(int(axis) for axis in kind.split()[1:])
+            place = affine or Columns(whole, rest)
             yield TypedParameter(
                 f"{name}.position", *common, "position", lattice, rep_in, target, sites,
-                self.lengths, rest.read, rest.write, axes,
+                self.sides, place.read, place.write, position_axes(kind),
             )  # fmt: skip
 
 

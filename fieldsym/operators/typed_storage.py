@@ -96,6 +96,38 @@ class Columns:
         self.whole.write(new)
 
 
+class Centred(Columns):
+    """A map of coordinates c = centre + half · 2x/L as one of 2x/L, and the constant beside it.
+
+    Writing one of them leaves the other as it is.
+    """
+
+    def __init__(self, map_: Whole, columns: slice, constant: Whole, span: Sequence[Array]) -> None:
+        super().__init__(map_, columns)
+        self.beside = constant
+        self.centre, self.half = (torch.from_numpy(x)[:, None] for x in span)
+
+    def read(self) -> Tensor:
+        held = super().read()
+        return held * self.half.to(held)
+
+    def write(self, value: Tensor) -> None:
+        constant = self.constant()
+        super().write(value / self.half.to(value))
+        self.hold_constant(constant)
+
+    def constant(self) -> Tensor:
+        """What the layer adds where the position is zero."""
+        return self.beside.read() + self._shift()
+
+    def hold_constant(self, value: Tensor) -> None:
+        self.beside.write(value - self._shift())
+
+    def _shift(self) -> Tensor:
+        held = super().read()
+        return (held * self.centre.to(held)).sum(2, keepdim=True)
+
+
 def _order(placed: Array, size: int) -> list[int] | None:
     """The order of the axes in which a table counts up, None if there is none."""
     start = placed.ravel()[0]

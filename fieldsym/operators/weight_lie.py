@@ -3,7 +3,7 @@
 With K_g F = g⁻¹ F g and L_ξ its derivative at the identity, matrices W(s) between two fibres go to
 
 * W dρ_in − dρ_out W for a pointwise map, and −dρ_out b for a constant;
-* R dρ_in − dρ_out R − (ξᵀk)·∇_k R for a multiplier R(k);
+* R dρ_in − dρ_out R − (ξᵀk)·∇_k R for a multiplier R(k), or the samples of a kernel;
 * W H_ξ − dρ_out W, H_ξ = [[Λ A Λ⁻¹, Λ b], [0, 0]], for a map of the coordinates Λ x = 2 x/L,
 
 and under an element to ρ_out(g)⁻¹ W(g s) ρ_in(g). Translations move coordinates alone. On the
@@ -21,7 +21,8 @@ is A x near the centre, to rounding. Its outer ring is kept, so that Gram matric
 tensor([[[[0., 1.],
           [1., 0.]]]])
 
-To add a kind of weight: its sites in :mod:`fieldsym.operators.weight_sites`, its case in WeightLie.
+To add a kind of weight: its sites in :mod:`fieldsym.operators.weight_sites`, its case in WeightLie;
+those of kernels, which need no lattice of modes, are :mod:`fieldsym.operators.weight_kernels`.
 
 References
 ----------
@@ -39,8 +40,9 @@ from torch import Tensor
 
 from fieldsym.group import Element, Generator
 from fieldsym.operators.typed_parameters import TypedParameter
+from fieldsym.operators.weight_kernels import KernelSites
 from fieldsym.operators.weight_orbits import Moves, Orbits, products, signed
-from fieldsym.operators.weight_sites import Coordinates, KernelSites, ModeSites, SiteMap
+from fieldsym.operators.weight_sites import Coordinates, ModeSites, SiteMap
 from fieldsym.representation import Representation
 
 Array = np.ndarray
@@ -101,10 +103,11 @@ class WeightLie:
     ----------
     parameter : TypedParameter
     generators, elements : the candidates
+    cell : sides of a cell of the grid on which kernels act, None for equal ones
 
     Raises
     ------
-    GroupError   if a generator turns or stretches a kernel, or an element does not permute axes.
+    GroupError   if an element does not permute the axes.
     """
 
     def __init__(
@@ -112,13 +115,15 @@ class WeightLie:
         parameter: TypedParameter,
         generators: Sequence[Generator],
         elements: Sequence[Element],
+        cell: Sequence[float] | None = None,
     ) -> None:
         self.parameter = p = parameter
         self.sites: ModeSites | KernelSites | None = None
         if p.lattice == "modes":
             self.sites = ModeSites(p.sites, p.lengths, elements)
         elif p.lattice == "kernel":
-            self.sites = KernelSites(p.sites)
+            dilation = getattr(p.module, "dilation", 1)
+            self.sites = KernelSites(p.sites, dilation, cell, generators)
         self.embed = Coordinates(p.axes, p.lengths) if p.role == "position" else None
         into = None if self.embed else _frame(p.rep_in)
         self.frames = _frame(p.rep_out), None if into is None else torch.linalg.inv(into)
@@ -189,6 +194,46 @@ class WeightLie:
         sites = self.sites.moved(g) if self.sites else None
         moved = (sites, _unless_one(p.rep_out.rho(g.inverse)), _unless_one(into))
         return self._map([moved, (self._start, None, None)], [1.0, -1.0])
+
+
+def affine_pairs(
+    lies: Sequence[WeightLie], elements: Sequence[Element]
+) -> list[tuple[WeightLie, WeightLie]]:
+    """Maps of coordinates and the constants beside them, where something moves both."""
+    shifted = any(g.shift.any() for g in elements)
+    constants = {_layer(lie): lie for lie in lies
+                 if lie.parameter.role == "constant" and (lie.columns or shifted)}  # fmt: skip
+    places = [lie for lie in lies if lie.embed is not None and _layer(lie) in constants]
+    return [(lie, constants[_layer(lie)]) for lie in places]
+
+
+def _layer(lie: WeightLie) -> str:
+    return lie.parameter.name.removesuffix(".position").rpartition(".")[0]
+
+
+def affine_products(place: WeightLie, constant: WeightLie, k: int) -> tuple[Tensor, Tensor]:
+    """What squares of x ↦ W x + b hold besides those of W and of b: both make a constant.
+
+    Parameters
+    ----------
+    place, constant : of one layer
+    k : number of generators
+
+    Returns
+    -------
+    Tensor (k, k) for a Gram matrix, Tensor (1 + m,) for the squares of the size and of m elements
+    """
+    cross = _constants(place, k) @ _constants(constant, k).mT
+    squares = torch.cat([cross.new_zeros(1), 2 * cross.diagonal()[k:]])
+    return cross[:k, :k] + cross[:k, :k].mT, squares
+
+
+def _constants(lie: WeightLie, k: int) -> Tensor:
+    """The constants that generators and elements make of a weight, (k + m, out)."""
+    w = lie.open(lie.parameter.read())
+    maps = [*map(lie.columns.get, range(k)), *lie.differences]
+    images = [torch.zeros_like(w) if f is None else f(w) for f in maps]
+    return torch.stack([image[0, 0, :, -1] for image in images]).double()
 
 
 def _frame(rep: Representation) -> Tensor | None:

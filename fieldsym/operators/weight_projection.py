@@ -1,6 +1,8 @@
 """The nearest weight that commutes with some elements and directions of the algebra.
 
-Multipliers and kernels are averaged over the elements, pointwise maps projected on a null space.
+Multipliers and kernels are averaged over the elements, pointwise maps projected on a null space. Of
+a kernel only the samples that a rotation leaves where they are commute with it: its centre, and in
+space those on the axis.
 
 >>> import torch, fieldsym as fs
 >>> from fieldsym.operators.typed_parameters import typed_parameters
@@ -16,14 +18,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fieldsym.group import Element, Generator
+from fieldsym.operators.weight_kernels import KernelSites
 from fieldsym.operators.weight_lie import WeightLie, kind_drho
-from fieldsym.operators.weight_sites import Coordinates, KernelSites, ModeSites
+from fieldsym.operators.weight_sites import Coordinates, ModeSites
 from fieldsym.representation import Representation
 
 
@@ -33,7 +37,30 @@ def projected(
     """The nearest weight that commutes, (sites, out, in, parts)."""
     if lie.sites is None:
         return _nearest_point(lie, old[0, :, :, 0], subgroup, directions)[None, ..., None].to(old)
+    if isinstance(lie.sites, KernelSites):
+        old = _still(lie, lie.sites, old, subgroup, directions)
     return _mean(lie, lie.sites, old, subgroup)
+
+
+def _still(
+    lie: WeightLie,
+    sites: KernelSites,
+    old: Tensor,
+    subgroup: Sequence[Element],
+    directions: Sequence[Generator],
+) -> Tensor:
+    """The samples that the directions and their images leave where they are, projected on them."""
+    moving = [xi for xi in directions if xi.matrix.any()]
+    moving = [replace(xi, matrix=g.matrix @ xi.matrix @ g.inverse.matrix)
+              for xi in moving for g in subgroup]  # fmt: skip
+    new = old.clone()
+    fast = [np.abs(sites.speed(xi)).max(1) > 1e-9 for xi in moving]
+    for i in range(len(old)) if moving else ():
+        if any(one[i] for one in fast):
+            new[i] = 0
+        else:
+            new[i, :, :, 0] = _nearest_point(lie, old[i, :, :, 0], (), moving).to(old)
+    return new
 
 
 def _mean(

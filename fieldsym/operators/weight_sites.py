@@ -11,7 +11,7 @@ modes. Every action on the sites is a sparse real matrix, made once.
 >>> lattice.derivative(turn)(R).shape[0], lattice.moved(Element(np.eye(2)))(R).square().sum()
 (13, tensor(17.))
 
-To add one: a class with the methods of ``KernelSites``.
+To add one: a class with the methods of :class:`fieldsym.operators.weight_kernels.KernelSites`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.errors import GroupError
 from fieldsym.group import Element, Generator
 from fieldsym.operators.lattice import images
 from fieldsym.operators.modes import half_set
@@ -166,52 +165,6 @@ def _is_second(points: Array) -> Array:
     """Of k and −k the one whose last component that is not zero is negative."""
     rank = np.sign(points) @ 3 ** np.arange(points.shape[1])
     return rank < 0
-
-
-class KernelSites:
-    """The samples of a kernel, (sites, dim) offsets from its centre; no generator acts on them."""
-
-    def __init__(self, sites: Array) -> None:
-        self.sites = self.rows = sites
-        self._index = {tuple(s): i for i, s in enumerate(sites.tolist())}
-
-    def whole(self) -> SiteMap:
-        """W itself."""
-        return self.moved(Element(np.eye(self.sites.shape[1])))
-
-    def moved(self, g: Element) -> SiteMap:
-        """W(g j)."""
-        goal = np.rint(images(g, (1,) * g.dim, self.sites)).astype(int).tolist()
-        pairs = [(i, self._index[tuple(s)]) for i, s in enumerate(goal) if tuple(s) in self._index]
-        rows, found = np.array(pairs).T
-        one = np.ones(len(rows))
-        return SiteMap((len(self.sites),) * 2 + (1,), iter([(rows, found, one, one < 0)]))
-
-    def images(self, g: Element) -> tuple[Array, Array]:
-        """Where a sample goes, and its sign."""
-        goal = np.rint(images(g, (1,) * g.dim, self.sites)).astype(int).tolist()
-        return np.array([self._index[tuple(s)] for s in goal]), self.measure
-
-    @property
-    def measure(self) -> Array:
-        """Every sample counts once."""
-        return np.ones((len(self.sites), 1))
-
-    def back(self, g: Element, kept: Array) -> SiteMap:
-        """W(g j); a kernel has all its images."""
-        return self.moved(g)
-
-    def closed(self, elements: Sequence[Element]) -> Array:
-        """All samples."""
-        return np.ones(len(self.sites), dtype=bool)
-
-    def derivative(self, xi: Generator) -> SiteMap:
-        """Refuse: few samples have no derivative."""
-        raise GroupError(
-            f"{xi.name} does not act on a kernel of {len(self.sites)} samples: it turns or "
-            'stretches their lattice. Promote the operator, level="operator", or a finite '
-            "subgroup such as dihedral(4)."
-        )
 
 
 @dataclass(frozen=True, eq=False)

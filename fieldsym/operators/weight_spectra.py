@@ -27,8 +27,9 @@ from fieldsym.operators.fno import FNO
 from fieldsym.operators.layers import RegularNorm
 from fieldsym.operators.pointwise import Pointwise
 from fieldsym.operators.tangents import VALUES
+from fieldsym.operators.weight_kernels import KernelSites
 from fieldsym.operators.weight_lie import WeightLie, WeightMap
-from fieldsym.operators.weight_sites import KernelSites, ModeSites
+from fieldsym.operators.weight_sites import ModeSites
 
 # their gains meet fields that are normalised already
 NORMS = (
@@ -177,13 +178,11 @@ def _spectrum(lie: WeightLie, seen: Mapping[str, Tensor]) -> InputSpectrum | Non
     if isinstance(lie.sites, ModeSites):
         return InputSpectrum(_mode_moment(u, lie.sites.rows), lie.frames[1])
     if isinstance(lie.sites, KernelSites):
-        steps = lie.sites.sites * np.array(getattr(p.module, "dilation", 1))
-        axes = tuple(range(2, u.ndim))
-        u = torch.cat([u.roll(tuple((-step).tolist()), axes) for step in steps], 1)
+        u = lie.sites.seen(u).movedim(-1, 1).flatten(1, 2)
     flat = u.movedim(1, -1).flatten(0, -2)
     frame = lie.frames[1]
     if frame is not None and lie.sites is not None:
-        frame = torch.block_diag(*[frame] * len(lie.sites.sites))
+        frame = torch.block_diag(*[frame] * lie.sites.count)
     return InputSpectrum(flat.mT @ flat / len(flat), frame)
 
 

@@ -23,8 +23,11 @@ from torch import nn
 from fieldsym.bundle import Bundle
 from fieldsym.group import Group
 from fieldsym.operators.adopt import Hidden, adopt
+from fieldsym.operators.adopt_checks import check_module
 from fieldsym.operators.adopt_measure import verified
+from fieldsym.operators.adopt_position import refuse_position
 from fieldsym.operators.adopt_release import bake, keep_projected
+from fieldsym.operators.adopt_tie import Adoption
 
 
 def enforce(
@@ -110,8 +113,17 @@ def enforce(
     ----------
     Otto et al. 2023, arXiv:2311.00212, section on enforcing symmetry.
     """
-    verified(adopt(module, group, bundle_in, bundle_out, hidden), group, bundle_in, bundle_out)
+    _adopted(module, group, bundle_in, bundle_out, hidden)
     return module
+
+
+def _adopted(
+    module: nn.Module, group: Group, bundle_in: Bundle, bundle_out: Bundle, hidden: Hidden
+) -> Adoption:
+    check_module(module)
+    refuse_position(module)
+    adoption = adopt(module, group, bundle_in, bundle_out, hidden)
+    return verified(adoption, group, bundle_in, bundle_out)
 
 
 def release(module: nn.Module) -> nn.Module:
@@ -182,5 +194,4 @@ def project_(
     >>> conv.weight.tolist()
     [[[4.0, 0.0, 4.0]]]
     """
-    adoption = adopt(module, group, bundle_in, bundle_out, hidden)
-    return keep_projected(verified(adoption, group, bundle_in, bundle_out))
+    return keep_projected(_adopted(module, group, bundle_in, bundle_out, hidden))

@@ -66,7 +66,9 @@ def promote(
     At level "operator" the whole operator is differentiated at the fields x: any module or
     callable, and what training sees. At level "weights" the weights of every layer are looked at,
     exactly and without data: the cost is that of the parameters, and a symmetry counts as kept only
-    if every layer keeps it. Singular values are then relative to the norm of all weights, so that
+    if every layer keeps it. Kernels turn as multipliers of all waves of a grid, with square cells
+    or, given ``spectra``, the cells of theirs; a grid embedding of neuraloperator counts as the
+    position from the centre. Singular values are then relative to the norm of all weights, so that
     they shrink as the model widens: compare them with each other, not with those of the operator.
 
     Parameters

@@ -44,7 +44,8 @@ def relax(
     evidence a broken symmetry needs; with AdamW entries of about 1 / decay remain), or add the
     unsquared norms of ``fs.promote(…, level="weights")`` to the loss. Known and refused are the
     modules that ``enforce`` knows and refuses, and :class:`fieldsym.FNO` without a group.
-    Coordinates along periodic axes as inputs belong to the residual. :func:`fieldsym.release` puts
+    Coordinates along periodic axes as inputs, and those of neuraloperator's grid embedding, which
+    ``enforce`` refuses, belong to the residual. :func:`fieldsym.release` puts
     plain weights back.
 
     Where the group mixes channels (traceless tensors in space) and in registered layers D is added

@@ -39,6 +39,7 @@ from fieldsym.operators.adopt_checks import check_module
 from fieldsym.operators.adopt_tie import evaluating
 from fieldsym.operators.weight_lie import WeightLie
 from fieldsym.operators.weight_projection import projected
+from fieldsym.operators.weight_sites import ModeSites
 from fieldsym.symmetry.promote_operator import combined, flat_samples, inner_products, measure
 from fieldsym.symmetry.promote_weights import WeightGram, in_units
 
@@ -101,8 +102,9 @@ def snap(
     Elements g with ‖K_g W − W‖ ≤ tolerance ‖W‖ in every layer generate a subgroup, and directions
     of the algebra with ‖L_ξ W‖ ≤ tolerance ‖W‖ in every layer are unbroken; the nearest weights
     that commute with them replace those that are there. Columns of coordinates and of fields are
-    one layer. Coordinates as inputs, pointwise maps and constants obey both, multipliers and
-    kernels the elements. A second snap changes nothing.
+    one layer. Coordinates as inputs, pointwise maps, constants and kernels obey both (of a kernel a
+    rotation leaves the samples on its axis), multipliers the elements. A second snap changes
+    nothing.
 
     What a layer changes the next ones may amplify: give fields ``x``, and the output decides.
 
@@ -272,4 +274,4 @@ def _is_left(lie: WeightLie, subgroup: Sequence[Element], directions: Sequence[G
     """Whether something that was found cannot be imposed on a weight."""
     if lie.parameter.write is None:
         return len(subgroup) > 1
-    return lie.sites is not None and any(xi.matrix.any() for xi in directions)
+    return isinstance(lie.sites, ModeSites) and any(xi.matrix.any() for xi in directions)

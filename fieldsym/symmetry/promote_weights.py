@@ -7,8 +7,8 @@ layers' columns L_ξ W are concatenated, so their Gram matrices add up,
 
 μ = 2 for one of k and −k. Its small eigenvalues are directions of the algebra that all layers keep
 together; a sum of norms per layer would let each keep another. S is one, or the measured spectrum
-of the layer's input: then G_ii is the mean square of L_i W u. Elements g of the finite part give
-‖K_g W − W‖, not squared, over all layers.
+of the layer's input: then G_ii is the mean square of L_i W u. Kernels are multipliers of all waves
+of a grid. Elements g of the finite part give ‖K_g W − W‖, not squared, over all layers.
 
 >>> import fieldsym as fs
 >>> flow = fs.Bundle(fs.Torus((1.0, 1.0)), "scalar p + vector u")
@@ -39,7 +39,7 @@ from fieldsym.group import Generator, Group
 from fieldsym.manifold import Manifold
 from fieldsym.operators.adopt import Hidden
 from fieldsym.operators.typed_parameters import typed_parameters
-from fieldsym.operators.weight_lie import WeightLie, WeightMap
+from fieldsym.operators.weight_lie import WeightLie, WeightMap, affine_pairs, affine_products
 from fieldsym.operators.weight_orbits import Orbits, inner_products
 from fieldsym.operators.weight_spectra import InputSpectrum, Weighed, input_spectra
 
@@ -65,7 +65,7 @@ class WeightGram:
     group : Group whose k generators and m elements (of a finite group all but the identity, else
         one for each further component) are the candidates
     spectra : sections (batch, channel, *grid) of ``in_bundle``, by which the inputs of the layers
-        are weighted; None weights all alike
+        are weighted; None weights all alike, and takes the cells of kernels for squares
 
     Raises
     ------
@@ -106,11 +106,14 @@ class WeightGram:
             )
         self.generators = group.generators
         self.elements = group.components
-        self.lies = [WeightLie(p, self.generators, self.elements) for p in self.parameters]
+        cell = None if spectra is None else in_bundle.base.spacing(in_bundle.grid(spectra))
+        known = self.generators, self.elements, cell
+        self.lies = [WeightLie(p, *known) for p in self.parameters]
         inputs: list[InputSpectrum | None] = [None] * len(self.lies)
         if spectra is not None:
             inputs = input_spectra(module, self.lies, spectra)
         self.terms = _alike(self.lies, inputs)
+        self.pairs = affine_pairs(self.lies, self.elements)
         self._orbits: dict[Any, Orbits | None] = {}
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._turns = 0
@@ -125,7 +128,10 @@ class WeightGram:
         size : Tensor (), float64, ‖W‖. Dividing ``gram`` by its square and ``differences`` by it
             makes them independent of the scale of the weights
         """
-        return _joined([self._forms(*term) for term in self.terms])
+        return _joined([self._forms(*term) for term in self.terms] + self._crossed())
+
+    def _crossed(self) -> list[tuple[Tensor, Tensor]]:
+        return [affine_products(*pair, len(self.generators)) for pair in self.pairs]
 
     def turn(self) -> tuple[Tensor, Tensor, Tensor]:
         """As a call, but the weights take turns: the others count as at their last turn.
@@ -146,7 +152,7 @@ class WeightGram:
             self._kept[i] = found[0].detach(), found[1].detach()
             forms[i] = _times(found[0], len(turns)), _times(found[1], len(turns))
         self._turns += 1
-        return _joined(forms)
+        return _joined(forms + self._crossed())
 
     def by_layer(self) -> tuple[Tensor, Tensor]:
         """What a call gives, layer by layer, each relative to its own size.
