@@ -7,7 +7,7 @@ Bundle(Torus(2, 3), 'scalar p + vector u')
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import NoReturn
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.errors import BundleError, RepresentationError
+from fieldsym.errors import BundleError, RepresentationError, requirer
 from fieldsym.group import Group, require_group
 from fieldsym.manifold import Manifold
 from fieldsym.representation import Block, Representation
@@ -153,8 +153,9 @@ class Bundle:
 
     def join(self, parts: Mapping[str, Tensor]) -> Tensor:
         """A section from its blocks; the inverse of :meth:`split`."""
-        if set(parts) != set(self.names):
-            raise BundleError(f"join needs the blocks {self.names}; got {tuple(parts)}.")
+        if not isinstance(parts, Mapping) or set(parts) != set(self.names):
+            got = tuple(parts) if isinstance(parts, Mapping) else repr(parts)
+            raise BundleError(f"join needs the blocks {self.names}; got {got}.")
         u = torch.cat([parts[n] for n in self.names], dim=-self.base.dim - 1)
         self.check(u)
         return u
@@ -182,28 +183,16 @@ class Bundle:
         return (v * (v @ self.representation.gram.to(u))).sum(-1)
 
 
-def require_bundle(bundle: object, who: str) -> Bundle:
-    """The bundle, unless it is something else.
-
-    Raises
-    ------
-    BundleError   naming who needs it.
-    """
-    if isinstance(bundle, Bundle):
-        return bundle
-    raise BundleError(
-        f"{who} needs a Bundle, such as Bundle(Torus((1.0, 1.0)), 'scalar p + vector u'); got "
-        f"{bundle!r}."
-    )
+require_bundle = requirer(
+    Bundle, BundleError, "a Bundle, such as Bundle(Torus((1.0, 1.0)), 'scalar p + vector u')"
+)
 
 
-def require_operator(operator: object, who: str) -> None:
-    """Raise ``BundleError`` unless an operator can be called on sections."""
-    if not callable(operator):
-        raise BundleError(
-            f"{who} needs an operator that maps sections to sections, a module or a function; got "
-            f"{operator!r}."
-        )
+require_operator: Callable[[object, str], Callable] = requirer(
+    Callable,  # type: ignore[arg-type]
+    BundleError,
+    "an operator that maps sections to sections, a module or a function",
+)
 
 
 def as_numbers(field: object, who: str) -> Tensor:

@@ -3,6 +3,9 @@
 Every message says what was expected, what came, why, and what to do about it.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 __all__ = ["BundleError", "DataError", "GridError", "GroupError", "RepresentationError"]
 
 
@@ -24,3 +27,27 @@ class GridError(ValueError):
 
 class DataError(ValueError):
     """A file, variable, split or checkpoint cannot be used as it is."""
+
+
+T = TypeVar("T")
+
+
+def requirer(kind: type[T], error: type[ValueError], example: str) -> Callable[[object, str], T]:
+    """A function of a value and who needs it: the value, unless it is of another type.
+
+    Examples
+    --------
+    >>> require_count = requirer(int, GridError, "a whole number, such as 3")
+    >>> require_count(4, "A grid")
+    4
+    >>> require_count("4", "A grid")
+    Traceback (most recent call last):
+    fieldsym.errors.GridError: A grid needs a whole number, such as 3; got '4'.
+    """
+
+    def require(value: object, who: str) -> T:
+        if isinstance(value, kind):
+            return value
+        raise error(f"{who} needs {example}; got {value!r}.")
+
+    return require

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fieldsym.errors import GroupError
+from fieldsym.errors import GroupError, requirer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,10 +60,14 @@ class Element:
     shift: Array = field(default=None)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
-        matrix = np.array(self.matrix, dtype=np.float64)
+        matrix = _numbers("An element needs a square matrix", self.matrix)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise GroupError(f"An element needs a square matrix; got shape {matrix.shape}.")
-        shift = np.zeros(len(matrix)) if self.shift is None else np.array(self.shift, np.float64)
+        shift = (
+            np.zeros(len(matrix))
+            if self.shift is None
+            else _numbers("A shift has one length per axis", self.shift)
+        )
         if shift.shape != (len(matrix),):
             raise GroupError(
                 f"An element of dimension {len(matrix)} needs a shift of {len(matrix)} lengths; "
@@ -200,6 +204,7 @@ class Group:
         ------
         GroupError   if it is not an element of this finite group.
         """
+        require_element(element, f"{self.name}.index")
         position = self._positions.get(wrap(element, self.periods).key)
         if position is not None:
             return position
@@ -224,7 +229,8 @@ class Group:
         if isinstance(xi, Generator):
             matrix, shift = xi.matrix, xi.shift
         else:
-            coefficients = np.atleast_1d(np.asarray(xi, dtype=np.float64))
+            wanted = f"{self.name}.exp needs a Generator or one number per generator"
+            coefficients = np.atleast_1d(_numbers(wanted, xi))
             if coefficients.shape != (len(self.generators),):
                 raise GroupError(
                     f"{self.name} has {len(self.generators)} generators "
@@ -250,7 +256,7 @@ class Group:
 
     def __mul__(self, other: Group) -> Group:
         """The group of products g h; both factors act on the same base."""
-        if self.dim != other.dim:
+        if self.dim != require_group(other, "A product of groups").dim:
             raise GroupError(
                 f"A product needs groups on one base; {self.name} acts in {self.dim}-D and "
                 f"{other.name} in {other.dim}-D."
@@ -280,7 +286,10 @@ class Group:
         -------
         Group   with the generators of the fixed directions and one element per component. For a
         section on a torus and a product with translations also the shifts by whole cells that fix
-        it, alone or together with another element; shifts by fractions of a cell are not found.
+        it, alone or together with another element. Shifts by fractions of a cell are **not found**,
+        and the group is then too small: the shifts tried are the samples of a correlation, which
+        lie on the grid. A wave of period L/3 on 16 points keeps none of its shifts by L/3; sample
+        the field on a grid on which its period is a whole number of cells (15 or 18 points).
 
         Raises
         ------
@@ -312,6 +321,7 @@ class Group:
         base : Manifold
         grid : sizes of the axes; without it only the base is asked
         """
+        _require_base(base, f"{self.name}.acting_on")
         kept = tuple(g for g in self._finite_elements() if base.admits(g, grid))
         if len(kept) == len(self.elements):
             return self
@@ -324,6 +334,7 @@ class Group:
         ------
         GroupError   naming the largest subgroup that does act.
         """
+        _require_base(base, f"{self.name}.check")
         where = f"{base}" + ("" if grid is None else f" with {' × '.join(map(str, grid))} points")
         if self.dim != base.dim:
             raise GroupError(
@@ -370,33 +381,26 @@ class Group:
         return Group(name, self.dim, (), elements[1:], elements, self.periods)
 
 
-def require_group(group: object, who: str) -> Group:
-    """The group, unless it is something else.
-
-    Raises
-    ------
-    GroupError   naming who needs it.
-    """
-    if isinstance(group, Group):
-        return group
-    raise GroupError(
-        f"{who} needs a Group, such as groups.dihedral(4); got {group!r}. Text is read by "
-        "groups.named(text, dim)."
-    )
+require_group = requirer(
+    Group, GroupError,
+    "a Group, such as groups.dihedral(4) (groups.named(text, dim) reads text)",
+)  # fmt: skip
+require_element = requirer(
+    Element, GroupError, "an Element, such as group.elements[1] or group.exp([0.1])"
+)
 
 
-def require_element(g: object, who: str) -> Element:
-    """The element, unless it is something else.
+# by what it is asked for: the class itself is no business of this file
+def _require_base(base: object, who: str) -> None:
+    if not hasattr(base, "admits"):
+        raise GroupError(f"{who} needs a base, such as Torus((1.0, 1.0)); got {base!r}.")
 
-    Raises
-    ------
-    GroupError   naming who needs it.
-    """
-    if isinstance(g, Element):
-        return g
-    raise GroupError(
-        f"{who} needs an Element, such as group.elements[1] or group.exp([0.1]); got {g!r}."
-    )
+
+def _numbers(wanted: str, values: object) -> Array:
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise GroupError(f"{wanted}; got {values!r}.") from None
 
 
 def _distinct(elements: Iterable[Element]) -> tuple[Element, ...]:
@@ -556,7 +560,7 @@ def named(text: str, dim: int) -> Group:
     dihedral(4) × translations(2)
     """
     product: Group | None = None
-    for factor in re.split(r"[*×]", text):
+    for factor in re.split(r"[*×]", str(text)):
         group = _factor(factor.strip(), dim, text)
         product = group if product is None else product * group
     return product if product is not None else trivial(dim)

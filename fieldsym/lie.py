@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fieldsym.action import act, act_infinitesimal
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle, require_operator
 from fieldsym.group import Element, Generator
 from fieldsym.manifold import Region
 
@@ -74,7 +74,9 @@ def lie_derivative(
     ----------
     Otto et al. 2023, arXiv:2311.00212, section 3 (Lie derivative of a section).
     """
-    in_bundle.check(u, "lie_derivative")
+    require_operator(F, "lie_derivative")
+    require_bundle(out_bundle, "lie_derivative")
+    require_bundle(in_bundle, "lie_derivative").check(u, "lie_derivative")
     if region is not None:
         u = u * region.window(in_bundle.grid(u), u.dtype, u.device)
     moved = act_infinitesimal(xi, u, in_bundle)

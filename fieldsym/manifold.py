@@ -16,20 +16,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.errors import GridError
+from fieldsym.errors import GridError, requirer
 
 if TYPE_CHECKING:
     from fieldsym.group import Element
 
 LOCATIONS = ("node", "cell")
+WHOLE = (Integral, torch.SymInt)  # sizes are symbols while a graph is traced
 
 
 class Manifold(ABC):
@@ -49,26 +51,28 @@ class Manifold(ABC):
     ) -> None:
         if type(self) is Manifold:
             raise GridError("Manifold is abstract; use Torus or Box.")
-        self.lengths = tuple(float(length) for length in lengths)
+        self.lengths = _numbers("A length is a number, in units of length", lengths)
         if not 1 <= self.dim <= 3:
             raise GridError(f"A base has 1, 2 or 3 axes; got lengths {tuple(lengths)}.")
         if not all(math.isfinite(length) and length > 0 for length in self.lengths):
             raise GridError(f"Lengths must be positive and finite; got {self.lengths}.")
-        self.periodic = self._per_axis("periodic", periodic)
+        self.periodic = tuple(bool(wraps) for wraps in self._per_axis("periodic", periodic))
         self.location = self._per_axis(
             "location", (location,) * self.dim if isinstance(location, str) else location
         )
         if not set(self.location) <= set(LOCATIONS):
             raise GridError(f"A location is one of {LOCATIONS}; got {self.location}.")
-        self.origin = self._per_axis("origin", (0.0,) * self.dim if origin is None else origin)
+        start = self._per_axis("origin", (0.0,) * self.dim if origin is None else origin)
+        self.origin = _numbers("The origin is one number per axis", start)
 
     def _per_axis(self, name: str, values: Sequence) -> tuple:
-        if len(values) != self.dim:
+        entries = tuple(values) if isinstance(values, Iterable) else ()
+        if len(entries) != self.dim:
             raise GridError(
                 f"{name} needs one entry per axis: {self.dim} for lengths {self.lengths}; "
-                f"got {tuple(values)}."
+                f"got {entries or values!r}."
             )
-        return tuple(values)
+        return entries
 
     @property
     def dim(self) -> int:
@@ -86,9 +90,10 @@ class Manifold(ABC):
 
     def check_grid(self, grid: Sequence[int]) -> None:
         """Raise ``GridError`` unless a grid has one size per axis, each at least 2."""
-        if len(grid) != self.dim or any(n < 2 for n in grid):
+        sizes = tuple(grid) if isinstance(grid, Iterable) else ()
+        if len(sizes) != self.dim or not all(isinstance(n, WHOLE) and n >= 2 for n in sizes):
             raise GridError(
-                f"{self} needs a grid of {self.dim} sizes, each at least 2; got {tuple(grid)}."
+                f"{self} needs a grid of {self.dim} sizes, each at least 2; got {sizes or grid!r}."
             )
 
     def spacing(self, grid: Sequence[int]) -> tuple[float, ...]:
@@ -232,10 +237,10 @@ class Manifold(ABC):
         ------
         GridError   if it does not fit strictly inside the base.
         """
-        if not 0 < radius < min(self.lengths) / 2:
+        if not isinstance(radius, Real) or not 0 < radius < min(self.lengths) / 2:
             raise GridError(
                 f"A disk inside {self} needs 0 < radius < {min(self.lengths) / 2:g}; "
-                f"got {radius:g}."
+                f"got {radius!r}."
             )
         return Region(self, float(radius))
 
@@ -268,6 +273,16 @@ def _count(lengths: object) -> int:
     raise GridError(
         f"A base needs one length per axis, such as (1.0, 1.0) or (1.0,); got {lengths!r}."
     )
+
+
+def _numbers(wanted: str, values: Iterable) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise GridError(f"{wanted}, such as 1.0; got {tuple(values)!r}.") from None
+
+
+require_base = requirer(Manifold, GridError, "a base, such as Torus((1.0, 1.0))")
 
 
 class Torus(Manifold):
@@ -317,7 +332,7 @@ class Box(Manifold):
         location: str | Sequence[str] = "cell",
         origin: Sequence[float] | None = None,
     ) -> None:
-        flags = (False,) * _count(lengths) if periodic is None else tuple(bool(p) for p in periodic)
+        flags = (False,) * _count(lengths) if periodic is None else periodic
         super().__init__(lengths, flags, location, origin)
 
     def __repr__(self) -> str:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -286,9 +286,13 @@ class Representation:
 
     def with_position(self, axes: tuple[int, ...]) -> Representation:
         """This and the coordinates along some axes, which a group moves like part of a vector."""
-        extended = copy.copy(self)
-        for cached in ("gram", "is_euclidean"):
-            extended.__dict__.pop(cached, None)
         position = Block(f"position {' '.join(map(str, axes))}", 1, "", len(axes))
-        extended.blocks = (*self.blocks, position)
-        return extended
+        return self.with_blocks((*self.blocks, position))
+
+    def with_blocks(self, blocks: Iterable[Block]) -> Representation:
+        """A representation of the same group with other blocks."""
+        other = copy.copy(self)
+        for cached in ("gram", "is_euclidean"):
+            other.__dict__.pop(cached, None)
+        other.blocks = tuple(blocks)
+        return other

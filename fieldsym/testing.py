@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle
 from fieldsym.errors import GridError
 from fieldsym.group import Element, Group
 from fieldsym.lie import finite_defect, infinitesimal_defect
@@ -71,7 +71,7 @@ def random_section(
     >>> fs.testing.random_section(flow, (16, 24), batch=2).shape
     torch.Size([2, 3, 16, 24])
     """
-    bundle.base.check_grid(grid)
+    require_bundle(bundle, "random_section").base.check_grid(grid)
     most = (min(grid) - 1) // 2
     kmax = min(max(2, min(grid) // 8), most) if kmax is None else kmax
     if not 0 <= kmax <= most:

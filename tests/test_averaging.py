@@ -348,6 +348,30 @@ def test_one_random_frame_compiles():
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("frames", ["minimal", "all"])
+def test_exact_frames_compile_and_export(frames):
+    """One graph for any number of samples and any even grid, with the values of the few terms."""
+    flow, d4 = fs.Bundle(SQUARE, "scalar p + symmetric tensor s"), fs.groups.dihedral(4)
+    net = torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+    net = torch.nn.Sequential(net, torch.nn.Tanh())
+    model, fresh = (
+        fs.frames.FrameAverage(net, d4, flow, flow, frames=frames) for _ in range(2)
+    )  # fmt: skip
+    u = laws.noise(flow, (12, 12), torch.float32)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    laws.assert_close(compiled(u), model(u), 1e-6)
+    torch.compiler.reset()
+    batch, half = (torch.export.Dim(name, min=3, max=64) for name in ("batch", "half"))
+    sizes = {"u": {0: batch, 2: 2 * half, 3: 2 * half}}
+    samples = torch.cat([u, u])
+    graph = torch.export.export(fresh, (samples,), dynamic_shapes=sizes, strict=False).module()
+    other = torch.cat([laws.noise(flow, (16, 16), torch.float32)] * 3)
+    other[0, 0], other[0, 1:] = 1.0, 0.0  # a field with every symmetry: all terms count
+    laws.assert_close(graph(other), fresh(other), 1e-6)
+    with pytest.raises(AssertionError):
+        laws.assert_close(graph(other), fs.frames.GroupAverage(net, d4, flow, flow)(other), 1e-6)
+
+
 def test_a_neuraloperator_model_is_averaged():
     models = pytest.importorskip("neuralop.models")
     plain = models.FNO(n_modes=(4, 4), in_channels=3, out_channels=3, hidden_channels=8, n_layers=2)

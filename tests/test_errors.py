@@ -89,6 +89,59 @@ ERRORS = {
         lambda: groups.named("klein(4)", 2), fs.GroupError, "Expected groups out of trivial,"),
     "number of rotations": (
         lambda: groups.named("dihedral", 2), fs.GroupError, "such as dihedral(4)"),
+    # arguments of another type
+    "text as matrix": (
+        lambda: fs.Element("turn"), fs.GroupError, "needs a square matrix; got 'turn'"),
+    "text as shift": (
+        lambda: fs.Element(np.eye(2), "x"), fs.GroupError, "one length per axis; got 'x'"),
+    "text as coefficients": (
+        lambda: SO2.exp("a"), fs.GroupError, "one number per generator; got 'a'"),
+    "a number as element": (
+        lambda: D4.index(3), fs.GroupError, "dihedral(4).index needs an Element"),
+    "product with a number": (
+        lambda: D4 * 3, fs.GroupError, "A product of groups needs a Group, such as"),
+    "nothing as group": (lambda: groups.named(None, 2), fs.GroupError, "joined by '*'; got None"),
+    "text as base of a check": (
+        lambda: D4.check("torus"), fs.GroupError, "needs a base, such as Torus((1.0, 1.0)); got"),
+    "a number as base": (lambda: D4.acting_on(3), fs.GroupError, "needs a base, such as"),
+    "letters as lengths": (
+        lambda: fs.Torus(("a", "b")), fs.GridError,
+        "A length is a number, in units of length, such as 1.0; got ('a', 'b')."),
+    "letters as origin": (
+        lambda: fs.Torus((1.0, 1.0), origin="ab"), fs.GridError, "The origin is one number per"),
+    "a number as location": (
+        lambda: fs.Torus((1.0, 1.0), location=3), fs.GridError, "needs one entry per axis: 2 for"),
+    "a number as periodic": (
+        lambda: fs.Box((1.0, 1.0), periodic=1), fs.GridError, "periodic needs one entry per axis"),
+    "text as radius": (lambda: UNIT.disk("a"), fs.GridError, "0 < radius < 0.5; got 'a'"),
+    "a number as grid": (lambda: UNIT.coordinates(8), fs.GridError, "a grid of 2 sizes"),
+    "a broken grid": (lambda: UNIT.weights((8, 2.5)), fs.GridError, "at least 2; got (8, 2.5)"),
+    "a number as blocks": (lambda: V.join(3), fs.BundleError, "needs the blocks ('p', 'u'); got 3"),
+    "a number as operator": (
+        lambda: fs.lie_derivative(3, SO2.generators[0], torch.zeros(1, 8, 8), P, P),
+        fs.BundleError, "lie_derivative needs an operator that maps sections to sections"),
+    "text as bundle": (
+        lambda: fs.lie_derivative(torch.sin, SO2.generators[0], torch.zeros(1, 8, 8), P, "p"),
+        fs.BundleError, "lie_derivative needs a Bundle, such as"),
+    "a number as constraint": (
+        lambda: fs.null_basis(3, D4), fs.RepresentationError,
+        "null_basis needs a Constraint, such as KernelConstraint(rep_in, rep_out, (3, 3)), with "
+        "shape, lie and move; got 3."),
+    "text as populations": (
+        lambda: fs.LatticeCollision("d2q9"), fs.BundleError, "LatticeCollision needs a Bundle"),
+    "nothing to evaluate": (
+        lambda: fs.evaluate(None, D4, torch.zeros(2, 1, 8, 8), P, P), fs.BundleError,
+        "evaluate needs an operator"),
+    "text as group to evaluate": (
+        lambda: fs.evaluate(torch.sin, "d4", torch.zeros(2, 1, 8, 8), P, P), fs.GroupError,
+        "evaluate needs a Group, such as groups.dihedral(4)"),
+    "text as bundle to evaluate": (
+        lambda: fs.evaluate(torch.sin, D4, torch.zeros(2, 1, 8, 8), P, "p"), fs.BundleError,
+        "evaluate needs a Bundle"),
+    "text as bundle of samples": (
+        lambda: fs.testing.random_section("p", (8, 8)), fs.BundleError, "random_section needs a"),
+    "nothing as torus": (
+        lambda: fs.simulate.heat_flow(None, time=0.1), fs.GridError, "needs a base, such as"),
     # groups meeting bases
     "unequal grid": (
         lambda: D4.check(UNIT, (64, 96)), fs.GroupError,

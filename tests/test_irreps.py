@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 import fieldsym as fs
-from fieldsym.operators.irreps import FibreNorm, Gate, SchurMap, hidden_types
+from fieldsym.operators.irreps import FibreNorm, Gate, SchurMap
 from fieldsym.operators.products import VectorProduct
+from fieldsym.operators.reach import hidden_types
 
 PLANE = fs.Representation(
     "2 scalar p + pseudoscalar w + 2 vector u + axial vector b + 2 symmetric tensor s"

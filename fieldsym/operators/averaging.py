@@ -83,13 +83,8 @@ class GroupAverage(nn.Module):
         """Map sections (*batch, channel, *grid) of ``in_bundle`` to sections of ``out_bundle``."""
         self.in_bundle.check(u, "GroupAverage")
         dim = self.in_bundle.base.dim
-        flat = u.reshape(-1, *u.shape[-dim - 1 :])
-        moved = self.apart(flat)
-        value = self.operator(moved.flatten(0, 1))
-        self.out_bundle.check(value, "The output of GroupAverage")
-        value = value.unflatten(0, moved.shape[:2])
-        back = [self.back.one(i, value[i]) for i in range(self.group.order)]
-        return torch.stack(back).mean(0).reshape(*u.shape[: -dim - 1], *value.shape[2:])
+        value = _images(self, u.reshape(-1, *u.shape[-dim - 1 :])).mean(0)
+        return value.reshape(*u.shape[: -dim - 1], *value.shape[1:])
 
 
 class FrameAverage(nn.Module):
@@ -117,7 +112,9 @@ class FrameAverage(nn.Module):
     group : finite Group that acts on the base
     in_bundle, out_bundle : Bundle, on one base
     frames : "stochastic", "minimal" or "all"; the last two evaluate a number of fields that depends
-        on the data, which ``torch.vmap`` and ``torch.compile(fullgraph=True)`` cannot trace
+        on the data, which ``torch.vmap`` refuses. Under ``torch.compile`` and ``torch.export``,
+        whose graphs have fixed sizes, all elements are evaluated and weighted: the same values at
+        the price of a :class:`GroupAverage`
     generator : torch.Generator of the random elements, default the global one
 
     Raises
@@ -188,10 +185,16 @@ class FrameAverage(nn.Module):
         """Map sections (*batch, channel, *grid) of ``in_bundle`` to sections of ``out_bundle``."""
         dim = self.in_bundle.base.dim
         flat = u.reshape(-1, *u.shape[-dim - 1 :])
-        weights, every = self.weights(flat), torch.arange(len(flat), device=u.device)
+        weights = self.weights(flat)
         if self.frames == "stochastic":
+            every = torch.arange(flat.shape[0], device=u.device)
             element = torch.multinomial(weights, 1, generator=self.generator).squeeze(1)
             value = self._evaluate(flat, element, every)
+        elif torch.compiler.is_compiling():  # as many evaluations for any data
+            images = _images(self, flat)
+            value = (weights.mT.to(images).view(*images.shape[:2], *[1] * (dim + 1)) * images).sum(
+                0
+            )
         else:
             sample, element = weights.nonzero(as_tuple=True)
             terms = self._evaluate(flat, element, sample)
@@ -226,10 +229,16 @@ class FrameAverage(nn.Module):
         gradient = base.gradient(u).flatten(-base.dim)
         return torch.einsum("ab,...bip->...aip", self.get_buffer("root").to(u), gradient)
 
+    def _size(self, u: Tensor) -> Tensor:
+        """|u|² at every point, (*batch, *grid)."""
+        dim = self.in_bundle.base.dim
+        square = (self.get_buffer("root").to(u) @ u.flatten(-dim)).square().sum(-2)
+        return square.unflatten(-1, u.shape[-dim:])
+
     def _third(self, u: Tensor, a: Tensor) -> Tensor:
         """∫(∂_i |u|²)³ is a vector for maps of axes to axes."""
         base = self.in_bundle.base
-        slope = base.gradient(self.in_bundle.squared_norm(u)).flatten(-base.dim)
+        slope = base.gradient(self._size(u)).flatten(-base.dim)
         third = _over(slope.pow(3).sum(-1), slope.abs().pow(3).sum((-2, -1)))
         return (a @ third[..., None, :, None]).squeeze(-1)
 
@@ -244,12 +253,21 @@ class FrameAverage(nn.Module):
     def _means(self, u: Tensor) -> list[Tensor]:
         """Means of u and |u|² u, which the fibre moves."""
         dim, rho = self.in_bundle.base.dim, self.apart.get_buffer("rho").to(u)
-        size = self.in_bundle.squared_norm(u).unsqueeze(-dim - 1)
+        size = self._size(u).unsqueeze(-dim - 1)
         weighted = [(part.flatten(-dim), part.abs().flatten(-dim)) for part in (u, size * u)]
         return [
             (rho @ _over(part.sum(-1), bound.sum((-2, -1)))[..., None, :, None]).squeeze(-1)
             for part, bound in weighted
         ]
+
+
+def _images(model: GroupAverage | FrameAverage, u: Tensor) -> Tensor:
+    """g·M(g⁻¹·u) for every element, (order, batch, channel, *grid)."""
+    moved = model.apart(u)
+    value = model.operator(moved.flatten(0, 1))
+    model.out_bundle.check(value, f"The output of {type(model).__name__}")
+    value = value.unflatten(0, moved.shape[:2])
+    return torch.stack([model.back.one(i, value[i]) for i in range(model.group.order)])
 
 
 def _moves(group: Group, in_bundle: Bundle, out_bundle: Bundle, who: str) -> tuple[Moves, Moves]:

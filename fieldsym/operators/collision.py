@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle
 from fieldsym.errors import BundleError, GroupError
 from fieldsym.group import Group, trivial
 from fieldsym.lattice_velocities import VelocitySet, moments, velocity_set
@@ -82,7 +82,7 @@ class LatticeCollision(nn.Module):
         non_linearity: Callable[[Tensor], Tensor] = functional.gelu,
     ) -> None:
         super().__init__()
-        lattice = velocity_set(bundle)
+        lattice = velocity_set(require_bundle(bundle, "LatticeCollision"))
         self.group = trivial(lattice.dim) if group is None else group
         _check_group(self.group, lattice)
         _check_width(self.group, hidden_channels, n_layers)

@@ -6,11 +6,11 @@ only: every other field is multiplied by a sigmoid of a scalar of its own, its g
 feed scalars and gates, so that squares of vectors and tensors, and of pseudoscalars, reach them.
 
 >>> import fieldsym as fs
->>> hidden_types(32, fs.groups.o(2))
-19 scalar + 5 pseudoscalar + 2 vector + 2 symmetric traceless tensor
+>>> w, u = (fs.Representation(text, 3) for text in ("2 scalar + pseudoscalar", "scalar + vector"))
+>>> SchurMap(w, u, fs.groups.o(3)).weight.numel(), Gate(u).rep_in             # one gate, for u
+(2, scalar + vector + scalar)
 
-To add a type: write its ρ and dρ in :mod:`fieldsym.representation`; nothing here lists types but
-:func:`hidden_types`.
+To add a type: write its ρ and dρ in :mod:`fieldsym.representation`; nothing here lists types.
 """
 
 from __future__ import annotations
@@ -24,40 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fieldsym.errors import RepresentationError
 from fieldsym.group import Group
 from fieldsym.operators.harmonics import equivariant_harmonics, full_rotations
 from fieldsym.operators.tables import Tabulated
 from fieldsym.representation import Block, Representation
-
-
-def hidden_types(channels: int, group: Group) -> Representation:
-    """Irreducible hidden features of a width: half scalars, the rest shared among the other types.
-
-    Parameters
-    ----------
-    channels : width
-    group : so(d), o(d), se(d) or e(d)
-
-    Raises
-    ------
-    RepresentationError   if the width does not hold one copy of every type.
-    """
-    dim = group.dim
-    kinds = ["vector", "symmetric traceless tensor"]
-    if full_rotations(group, dim):
-        kinds = ["pseudoscalar", "vector", *["axial vector"] * (dim == 3), kinds[1]]
-    sizes = [Representation(kind, dim).channels for kind in kinds]
-    copies = [max(1, channels // 2 // len(kinds) // size) for size in sizes]
-    scalars = channels - sum(n * size for n, size in zip(copies, sizes, strict=True))
-    if scalars < 1:
-        raise RepresentationError(
-            f"hidden_channels holds scalars and every other type, {sum(sizes) + 1} channels at "
-            f"least for {group.name}; got {channels}. Use more, or give the types: "
-            "hidden='4 scalar + 2 vector'."
-        )
-    terms = [f"{n} {kind}" for n, kind in zip(copies, kinds, strict=True)]
-    return Representation(" + ".join([f"{scalars} scalar", *terms]), dim)
 
 
 class SchurMap(Tabulated):
@@ -131,6 +101,12 @@ class SchurMap(Tabulated):
         return y.view(x.shape[0], -1, *x.shape[2:])
 
 
+def gated(rep: Representation, rep_out: Representation) -> Representation:
+    """Types of fields and of the gates of those of ``rep_out``, one scalar each."""
+    gates = _others(rep_out)
+    return Representation(f"{rep} + {gates} scalar", rep.dim) if gates else rep
+
+
 class Gate(nn.Module):
     """Nonlinearity on typed fields: a function of scalars, a sigmoid of its gate on any other.
 
@@ -139,8 +115,10 @@ class Gate(nn.Module):
 
     Parameters
     ----------
-    rep : Representation of the result; the input ``rep_in`` has one more scalar per gated field
+    rep : Representation of the fields; the input ``rep_in`` has one more scalar per gated field
     non_linearity : pointwise function of one number
+    rep_out : Representation of the result, some of the blocks of ``rep`` and by default all; of the
+        others the norms count
 
     Examples
     --------
@@ -157,28 +135,28 @@ class Gate(nn.Module):
         self,
         rep: Representation,
         non_linearity: Callable[[Tensor], Tensor] = functional.gelu,
+        rep_out: Representation | None = None,
     ) -> None:
         super().__init__()
         self.rep, self.non_linearity = rep, non_linearity
-        self.gates = sum(b.copies for b in rep.blocks if b.kind != "scalar")
-        self.scalars = sum(b.copies for b in rep.blocks if b.kind == "scalar")
-        self.rep_in = rep
-        if self.gates:
-            self.rep_in = Representation(f"{rep} + {self.gates} scalar", rep.dim)
-            mix = torch.randn(self.scalars + self.gates, self.gates) / math.sqrt(self.gates)
+        self.rep_out = rep_out or rep
+        self.gates, self.scalars = _others(self.rep_out), _scalars(self.rep_out)
+        self.rep_in, norms = gated(rep, self.rep_out), _others(rep)
+        if norms:
+            mix = torch.randn(self.scalars + self.gates, norms) / math.sqrt(norms)
             self.mix = nn.Parameter(mix)
         _register_grams(self, rep)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, channel of ``rep_in``, *grid)."""
-        if not self.gates:
+        if not _others(self.rep):
             return self.non_linearity(x)
         fields, gates = x.split([self.rep.channels, self.gates], 1)
         parts = fields.split([b.size for b in self.rep.blocks], 1)
         kinds = [b.kind for b in self.rep.blocks]
         scalars = [part for part, kind in zip(parts, kinds, strict=True) if kind == "scalar"]
         norms = [
-            (1 + _energy(self, i, part)).sqrt() - 1
+            _soft_norm(_energy(self, i, part))
             for i, (part, kind) in enumerate(zip(parts, kinds, strict=True))
             if kind != "scalar"
         ]
@@ -190,7 +168,10 @@ class Gate(nn.Module):
     def _assemble(self, parts: tuple[Tensor, ...], scalars: Tensor, gates: Tensor) -> Tensor:
         """Scalars in their places, every other field times its gate."""
         results, scalar, gate = [], 0, 0
+        kept = {b.kind for b in self.rep_out.blocks}
         for block, part in zip(self.rep.blocks, parts, strict=True):
+            if block.kind not in kept:
+                continue
             if block.kind == "scalar":
                 results.append(scalars.narrow(1, scalar, block.copies))
                 scalar += block.copies
@@ -273,6 +254,19 @@ def _initial(pairs: list[Commutant]) -> list[Tensor]:
         )
         weights.append(torch.randn(pair.weights) / math.sqrt(max(1, inputs)))
     return weights
+
+
+# √(1 + e) − 1, in the form that keeps small e.
+def _soft_norm(energy: Tensor) -> Tensor:
+    return energy / ((1 + energy).sqrt() + 1)
+
+
+def _scalars(rep: Representation) -> int:
+    return sum(b.copies for b in rep.blocks if b.kind == "scalar")
+
+
+def _others(rep: Representation) -> int:
+    return sum(b.copies for b in rep.blocks) - _scalars(rep)
 
 
 def _parameter(parts: list[Tensor]) -> nn.Parameter | None:

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from fieldsym.errors import GroupError, RepresentationError
+from fieldsym.errors import GroupError, RepresentationError, requirer
 from fieldsym.group import Element, Generator, Group, require_group
 from fieldsym.operators.nullspace_checks import check_maps
 from fieldsym.operators.nullspace_solvers import (
@@ -42,6 +42,7 @@ DENSE = 4096  # weights with more entries are solved without forming a matrix
 GATHER = 8  # a gathered coefficient costs about as much as this many of a matrix product
 
 
+@runtime_checkable
 class Constraint(Protocol):
     """What a linear layer says about its own symmetry.
 
@@ -60,6 +61,13 @@ class Constraint(Protocol):
 
     def move(self, g: Element, weight: Tensor) -> Tensor:
         """K_g W, the weight of g⁻¹ F g: (*batch, *shape) to the same."""
+
+
+require_constraint = requirer(
+    Constraint,  # type: ignore[type-abstract]
+    RepresentationError,
+    "a Constraint, such as KernelConstraint(rep_in, rep_out, (3, 3)), with shape, lie and move",
+)
 
 
 def null_basis(constraint: Constraint, group: Group, *, method: Method | None = None) -> Tensor:
@@ -103,6 +111,7 @@ def null_basis(constraint: Constraint, group: Group, *, method: Method | None = 
     """
     if method not in (None, *get_args(Method)):
         raise GroupError(f"method is one of {', '.join(get_args(Method))} or None; got {method!r}.")
+    require_constraint(constraint, "null_basis")
     require_group(group, "null_basis")
     imposed = _generating(group)
     check_maps(constraint, group.generators, imposed)

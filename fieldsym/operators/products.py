@@ -13,6 +13,7 @@ bilinear products of v with another field: v s, v·w, w × v, the traceless part
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,9 @@ from fieldsym.group import Group
 from fieldsym.operators.harmonics import equivariant_harmonics, full_rotations
 from fieldsym.operators.tables import Tabulated
 from fieldsym.representation import Representation
+
+# what comes out, what vectors are multiplied with, and the bilinear maps (products, p, q, d)
+Product = tuple[str, str, np.ndarray]
 
 
 class VectorProduct(Tabulated):
@@ -32,6 +36,7 @@ class VectorProduct(Tabulated):
     rep : Representation of hidden features with scalars and vectors; ``rep_in`` has as many vectors
         and as many copies of every factor, ``rep_out`` as many of every product
     group : so(d), o(d), se(d) or e(d)
+    products : those of :func:`vector_products` that are wanted, by default all
 
     Examples
     --------
@@ -45,27 +50,22 @@ class VectorProduct(Tabulated):
     tensor([ 0.,  0., -1.])
     """
 
-    def __init__(self, rep: Representation, group: Group) -> None:
+    def __init__(
+        self, rep: Representation, group: Group, products: list[Product] | None = None
+    ) -> None:
         super().__init__()
         self.copies = sum(b.copies for b in rep.blocks if b.kind == "vector")
-        self.kinds = tuple(dict.fromkeys(b.kind for b in rep.blocks))
-        reflections = full_rotations(group, rep.dim)
-        self._found = [
-            (out, source, y.coefficients)
-            for out in self.kinds
-            for source in self.kinds
-            for y in equivariant_harmonics(out, source, rep.dim, reflections)
-            if y.order == 1
-        ]
-        count = {
-            out: sum(len(c) for target, _, c in self._found if target == out) for out in self.kinds
-        }
+        self._found = vector_products(rep, rep, group) if products is None else products
+        count: dict[str, int] = {}
+        for out, _, maps in self._found:
+            count[out] = count.get(out, 0) + len(maps)
+        self.kinds = tuple(count)
         sources = {source for _, source, _ in self._found}
-        self._factors = tuple(kind for kind in self.kinds if kind in sources)
+        self._factors = tuple(dict.fromkeys(b.kind for b in rep.blocks if b.kind in sources))
         factors = [f"{self.copies} {kind}" for kind in ("vector", *self._factors)]
         self.rep_in = Representation(" + ".join(factors), rep.dim)
-        targets = [f"{self.copies * n} {kind}" for kind, n in count.items() if n]
-        self.rep_out = Representation(" + ".join(targets), rep.dim)
+        results = [f"{self.copies * n} {kind}" for kind, n in count.items()]
+        self.rep_out = Representation(" + ".join(results), rep.dim)
         self.tabulate()
 
     def tabulate(self) -> None:
@@ -89,3 +89,26 @@ class VectorProduct(Tabulated):
             results[out].append(y.view(len(x), -1, y.shape[-1]))
         joined = torch.cat([y for kind in self.kinds for y in results[kind]], 1)
         return joined.view(len(x), -1, *x.shape[2:])
+
+
+def vector_products(rep: Representation, targets: Representation, group: Group) -> list[Product]:
+    """Products, of the types of ``targets``, of the vectors of ``rep`` with its fields.
+
+    Examples
+    --------
+    >>> import fieldsym as fs
+    >>> pair = fs.Representation("scalar + 2 vector", 3), fs.Representation("vector", 3)
+    >>> [(out, source) for out, source, _ in vector_products(*pair, fs.groups.so(3))]
+    [('vector', 'scalar'), ('vector', 'vector')]
+    """
+    sources, outs = (dict.fromkeys(b.kind for b in r.blocks) for r in (rep, targets))
+    if "vector" not in sources:
+        return []
+    full = full_rotations(group, rep.dim)
+    return [
+        (out, source, y.coefficients)
+        for out in outs
+        for source in sources
+        for y in equivariant_harmonics(out, source, rep.dim, full)
+        if y.order == 1
+    ]

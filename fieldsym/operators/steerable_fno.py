@@ -21,9 +21,17 @@ from fieldsym.group import AXES, Group
 from fieldsym.manifold import Manifold
 from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.harmonics import full_rotations
-from fieldsym.operators.irreps import FibreNorm, Gate, SchurMap, hidden_types
+from fieldsym.operators.irreps import FibreNorm, Gate, SchurMap, gated
 from fieldsym.operators.modes import check_modes
 from fieldsym.operators.products import VectorProduct
+from fieldsym.operators.reach import (
+    hidden_types,
+    joined,
+    nonzero_products,
+    recast,
+    restricted,
+    stages,
+)
 from fieldsym.operators.steerable import SteerableConv, inscribed_disc, per_axis
 from fieldsym.representation import Representation
 
@@ -51,7 +59,8 @@ class SteerableFNO(nn.Module):
     n_modes : odd numbers of kept frequencies −K..K, one per axis or one for all; symbols live on
         the largest disc |k| ≤ K inside, so give longer axes more
     hidden : types of the hidden features, such as "8 scalar + 4 vector"; default: half scalars, the
-        rest shared by pseudoscalars (with reflections), vectors and symmetric traceless tensors
+        rest shared by pseudoscalars (with reflections), vectors and symmetric traceless tensors.
+        Each is held from the layer on that something reaches it, at the end while it is heard
     hidden_channels : width of the default types
     n_layers : number of Fourier layers; lifting and projection have a convolution of their own
     radial, degree, taper : of the symbols, see :class:`fieldsym.operators.steerable.SteerableConv`
@@ -66,7 +75,8 @@ class SteerableFNO(nn.Module):
     GridError             if ``n_modes`` is even or too small, or the grid has too few points.
     BundleError           if the bundles are on two bases, or the input is not a section of
                           ``in_bundle`` in the dtype of the parameters.
-    RepresentationError   if a field has no continuous rotations, or the width is too small.
+    RepresentationError   if a field has no continuous rotations, the width is too small, or no
+                          path leads through the hidden types from the input to the output.
 
     Examples
     --------
@@ -122,14 +132,15 @@ class SteerableFNO(nn.Module):
             )
             return Mix(conv, SchurMap(rep_in, rep_out, group))
 
-        self.lifting_gate = Gate(self.hidden, non_linearity)
-        wide = self.lifting_gate.rep_in
-        self.lifting = mix(in_bundle.representation, wide)
+        ends = in_bundle.representation, out_bundle.representation
+        reps = stages(ends[0], self.hidden, ends[1], group, n_layers)
+        self.lifting_gate = Gate(reps[0], non_linearity)
+        self.lifting = mix(ends[0], self.lifting_gate.rep_in)
         self.layers = nn.ModuleList(
-            Layer(mix(self.hidden, wide), group, norm, non_linearity, last=i == n_layers - 1)
-            for i in range(n_layers)
+            Layer(mix(a, gated(b, b)), b, c, group, norm, non_linearity, last=c is reps[-1])
+            for a, b, c in zip(reps[:-2:2], reps[1::2], reps[2::2], strict=True)
         )
-        self.projection = mix(self.hidden, out_bundle.representation)
+        self.projection = mix(reps[-1], ends[1])
 
     def extra_repr(self) -> str:
         """The bundles, the group and the modes."""
@@ -170,6 +181,8 @@ class Layer(nn.Module):
     def __init__(
         self,
         mix: Mix,
+        middle: Representation,
+        end: Representation,
         group: Group,
         norm: str | None,
         non_linearity: Callable[[Tensor], Tensor],
@@ -177,18 +190,18 @@ class Layer(nn.Module):
         last: bool,
     ) -> None:
         super().__init__()
-        hidden = mix.convolution.rep_in
-        self.norm = None if norm is None else FibreNorm(hidden)
-        self.mix, self.gate = mix, Gate(hidden, non_linearity)
-        self.mlp_norm = None if norm is None else FibreNorm(hidden)
-        self.mlp = GatedMLP(hidden, group, non_linearity, last=last)
+        self.reps = (mix.convolution.rep_in, middle, end)
+        self.norm = None if norm is None else FibreNorm(self.reps[0])
+        self.mix, self.gate = mix, Gate(middle, non_linearity)
+        self.mlp_norm = None if norm is None else FibreNorm(middle)
+        self.mlp = GatedMLP(middle, end, group, non_linearity, last=last)
 
     def forward(self, x: Tensor, fourier: TruncatedFourier) -> Tensor:
         """Apply to (batch, channel, *grid)."""
         y = x if self.norm is None else self.norm(x)
-        x = x + self.gate(self.mix(y, fourier))
+        x = recast(x, *self.reps[:2]) + self.gate(self.mix(y, fourier))
         y = x if self.mlp_norm is None else self.mlp_norm(x)
-        return x + self.mlp(y)
+        return recast(x, *self.reps[1:]) + self.mlp(y)
 
 
 class GatedMLP(nn.Module):
@@ -196,31 +209,35 @@ class GatedMLP(nn.Module):
 
     def __init__(
         self,
-        hidden: Representation,
+        rep_in: Representation,
+        rep_out: Representation,
         group: Group,
         non_linearity: Callable[[Tensor], Tensor],
         *,
         last: bool,
     ) -> None:
         super().__init__()
-        self.gate, self.product = Gate(hidden, non_linearity), None
-        wide, result = self.gate.rep_in, hidden
-        if any(block.kind == "vector" for block in hidden.blocks):
-            self.product = VectorProduct(hidden, group)
+        self.product = None
+        heard = joined(rep_in, rep_out, group, pointwise=True)
+        kept = [b.kind for b in rep_in.blocks if b.kind != "scalar" or b in heard.blocks]
+        self.gate = Gate(restricted(rep_in, kept), non_linearity, heard)
+        wide, result = self.gate.rep_in, heard
+        products = nonzero_products(rep_in, rep_out, group)
+        if products:
+            self.product = VectorProduct(rep_in, group, products)
             wide = Representation(f"{wide} + {self.product.rep_in}", group.dim)
-            result = Representation(f"{hidden} + {self.product.rep_out}", group.dim)
-        self.first = SchurMap(hidden, wide, group)
+            result = Representation(f"{heard} + {self.product.rep_out}", group.dim)
+        self.first = SchurMap(rep_in, wide, group)
         # the constants of the last layer are those that the projection adds anyway
-        self.second = SchurMap(result, hidden, group, bias=not last)
+        self.second = SchurMap(result, rep_out, group, bias=not last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""
         y = self.first(x)
         if self.product is None:
             return self.second(self.gate(y))
-        gated = self.gate.rep_in.channels
-        gated, factors = y.split([gated, y.shape[1] - gated], 1)
-        return self.second(torch.cat([self.gate(gated), self.product(factors)], 1))
+        fields, factors = y.split([self.gate.rep_in.channels, self.product.rep_in.channels], 1)
+        return self.second(torch.cat([self.gate(fields), self.product(factors)], 1))
 
 
 def _check_bases(in_bundle: Bundle, out_bundle: Bundle) -> Manifold:

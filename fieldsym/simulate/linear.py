@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from fieldsym.errors import DataError, GridError
-from fieldsym.manifold import Manifold
+from fieldsym.manifold import Manifold, require_base
 
 __all__ = [
     "SpectralFlow",
@@ -215,6 +215,7 @@ def half_wavenumbers(
 
 def check_torus(base: Manifold, what: str, *, dim: int | None = None) -> None:
     """Raise ``GridError`` unless a base is periodic along every axis and has ``dim`` of them."""
+    require_base(base, f"A {what}")
     if dim is not None and base.dim != dim:
         raise GridError(
             f"A {what} needs a base of {dim} axes; got {base}, which has {base.dim}. "

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fieldsym.bundle import Bundle
+from fieldsym.bundle import Bundle, require_bundle, require_operator
 from fieldsym.errors import BundleError, DataError, GridError
 from fieldsym.group import Group
 from fieldsym.manifold import Region
@@ -172,8 +172,9 @@ def evaluate(
     """
     from fieldsym.symmetry.evaluate_dataset import to_dataset
 
-    x, mask = _checked_input(x, in_bundle, mask)
-    if in_bundle.base != out_bundle.base:
+    require_operator(model, "evaluate")
+    x, mask = _checked_input(x, require_bundle(in_bundle, "evaluate"), mask)
+    if in_bundle.base != require_bundle(out_bundle, "evaluate").base:
         raise BundleError(
             f"Input and output live on one base; got {in_bundle.base} and {out_bundle.base}."
         )

@@ -23,7 +23,7 @@ import numpy as np
 from fieldsym.action import action_method
 from fieldsym.bundle import Bundle
 from fieldsym.errors import GridError, GroupError
-from fieldsym.group import AXES, Element, Generator, Group, trivial, wrap
+from fieldsym.group import AXES, Element, Generator, Group, require_group, trivial, wrap
 from fieldsym.manifold import Manifold, Region
 
 KINDS = ("point", "shift", "fractional shift", "rotation")
@@ -165,7 +165,7 @@ def check_group(
     group: Group, base: Manifold, grid: Sequence[int], region: Region | None = None
 ) -> None:
     """Raise ``GroupError`` unless the group acts, rotations and the like inside a region."""
-    if group.dim != base.dim:
+    if require_group(group, "evaluate").dim != base.dim:
         group.check(base, grid)
     turns = [xi for xi in group.generators if xi.matrix.any()]
     if turns and region is None:
