@@ -433,6 +433,25 @@ def test_wrong_weights_are_measured_and_undone(moves):
     assert dict(model.named_parameters()) == before
 
 
+@pytest.mark.parametrize("width", [4, 8])
+def test_an_output_that_is_a_small_difference_is_not_taken_for_broken(width):
+    # vectors of a scalar are differences of features, and tiny before training
+    pressure, wind = fs.Bundle(SQUARE, "scalar p"), fs.Bundle(SQUARE, "vector u")
+    torch.manual_seed(0)
+    model = make(pressure, wind, n_modes=(9, 9), hidden_channels=width)
+    group = groups.cyclic(4)
+    fs.enforce(model, group, pressure, wind)
+    x = laws.noise(pressure, (16, 16), torch.float32)
+    for g in group.elements[1:]:
+        error = model(fs.act(g, x, pressure)) - fs.act(g, model(x), wind)
+        assert error.abs().max() < 1e-6  # the features are of size one
+    with (
+        patch.object(adopt_tie, "mode_moves", with_inverse),
+        pytest.raises(fs.GroupError, match="first output that breaks"),
+    ):
+        fs.enforce(make(pressure, wind, hidden_channels=8), group, pressure, wind)
+
+
 def test_the_laws_fail_without_enforcement():
     with pytest.raises(AssertionError):
         assert_exact(make(), D4, FLOW, FLOW, (12, 12))

@@ -64,18 +64,29 @@ def _measure(adoption: Adoption, moves: list[Element], source: Bundle, target: B
     value = module(u)
     if not value.isfinite().all():
         raise GroupError(_overflow(module, u))
-    errors = {g: excess(module(act(g, u, source)), act(g, value, target)) for g in moves}
-    worst = max(errors, key=lambda g: errors[g], default=None)
-    if worst is not None and not errors[worst] <= 1:
+    pairs = {g: (module(act(g, u, source)), act(g, value, target)) for g in moves}
+    worst = max(pairs, key=lambda g: excess(*pairs[g]), default=None)
+    if worst is None or excess(*pairs[worst]) <= 1:
+        return
+    features = max(float(out.abs().square().mean()) ** 0.5 for _, out in _outputs(module, u))
+    if not excess(*pairs[worst], features) <= 1:
         raise GroupError(_blame(adoption, worst, u, source))
 
 
-def excess(got: Tensor, want: Tensor) -> float:
-    """Norm of an error in units of what rounding explains; NaN and infinity are infinite."""
+def excess(got: Tensor, want: Tensor, features: float = 0.0) -> float:
+    """Norm of an error in units of what rounding explains; NaN and infinity are infinite.
+
+    Features of this size, of which the output is a small difference, are rounded as well.
+    """
     want = want.double()
     precision = torch.finfo(got.dtype).eps
     mean = want.mean(tuple(range(2, want.ndim)), keepdim=True)
-    allowed = precision * max(FLUCTUATION * float((want - mean).norm()), SIZE * float(want.norm()))
+    sizes = (
+        FLUCTUATION * float((want - mean).norm()),
+        SIZE * float(want.norm()),
+        features * want.numel() ** 0.5,
+    )
+    allowed = precision * max(sizes)
     error = float((got.double() - want).norm())
     if error == 0:
         return 0.0
