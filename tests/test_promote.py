@@ -390,7 +390,7 @@ def test_weights_that_take_turns_have_the_same_mean_gradient(monkeypatch):
     )
     whole = gradients(every, every())
     parts, values = [], []
-    for _ in range(len(model.layers) + 1):  # every multiplier, and the rest together
+    for _ in range(2 * len(model.layers) + 1):  # every multiplier twice, and the rest together
         values.append(one())
         parts.append(gradients(one, values[-1]))
     assert torch.allclose(torch.stack(values), every().expand(len(values)))

@@ -399,12 +399,13 @@ def test_turns_have_the_value_of_a_call_and_its_mean_gradient(monkeypatch):
         return value, torch.autograd.grad(value, list(model.parameters()), materialize_grads=True)
 
     value, want = gradients(weights())
-    turns = [gradients(weights.turn()) for _ in range(8)]  # three convolutions, and the rest
+    # three convolutions, each for generators and for elements, and the rest
+    turns = [gradients(weights.turn()) for _ in range(14)]
     assert all(v.item() == pytest.approx(value.item()) for v, _ in turns)
-    for number, held in ((0, 2), (1, 2), (2, 2)):  # k = 0 is a parameter of its own
+    for number, held in enumerate((1, 2, 1, 2, 1, 2)):  # k = 0, of its own, does not turn
         assert sum(bool(grad.any()) for grad in turns[number][1]) == held
     for grad, *parts in zip(want, *(grads for _, grads in turns), strict=True):
-        torch.testing.assert_close(sum(parts) / 8, grad)
+        torch.testing.assert_close(sum(parts) / 14, grad)
 
 
 SPACE = fs.Bundle(fs.Torus((1.0, 1.0, 1.0)), "vector u")

@@ -44,6 +44,9 @@ from fieldsym.operators.weight_orbits import Orbits, inner_products
 from fieldsym.operators.weight_spectra import InputSpectrum, Weighed, input_spectra
 
 LARGE = 2**16  # complex or real entries from which weights take turns
+Parts = tuple[int, ...]  # of the two results for a weight
+GRAM, SQUARES = 0, 1
+BOTH = (GRAM, SQUARES)
 
 
 def in_units(xi: Generator, base: Manifold) -> Generator:
@@ -115,7 +118,8 @@ class WeightGram:
         self.terms = _alike(self.lies, inputs)
         self.pairs = affine_pairs(self.lies, self.elements)
         self._orbits: dict[Any, Orbits | None] = {}
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._order = _turns([lies[0] for lies, _ in self.terms])
+        self._kept: list[list[Tensor]] = []
         self._turns = 0
 
     def __call__(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,23 +140,21 @@ class WeightGram:
     def turn(self) -> tuple[Tensor, Tensor, Tensor]:
         """As a call, but the weights take turns: the others count as at their last turn.
 
-        Every large weight has a turn of its own, the small ones have one together. Of n turns each
-        has n times its own gradient, so that over n of them the mean gradient is that of a call, at
-        a fraction of the cost.
+        Every large weight has two turns of its own, one for the generators and one for the
+        elements; the small ones have one together. Of n turns each has n times its own gradient, so
+        that over n of them the mean gradient is that of a call, at a fraction of the cost.
         """
         if not self._kept:
             with torch.no_grad():
-                self._kept = [self._forms(*term) for term in self.terms]
-        large = [_numbers(lies[0]) >= LARGE for lies, _ in self.terms]
-        small = [i for i, big in enumerate(large) if not big]
-        turns = [[i] for i, big in enumerate(large) if big] + [small] * bool(small)
-        forms = list(self._kept)
-        for i in turns[self._turns % len(turns)]:
-            found = self._forms(*self.terms[i])
-            self._kept[i] = found[0].detach(), found[1].detach()
-            forms[i] = _times(found[0], len(turns)), _times(found[1], len(turns))
+                self._kept = [list(self._forms(*term)) for term in self.terms]
+        forms = [list(kept) for kept in self._kept]
+        for i, parts in self._order[self._turns % len(self._order)]:
+            found = self._forms(*self.terms[i], parts)
+            for part in parts:
+                self._kept[i][part] = found[part].detach()
+                forms[i][part] = _times(found[part], len(self._order))
         self._turns += 1
-        return _joined(forms + self._crossed())
+        return _joined([*forms, *self._crossed()])
 
     def by_layer(self) -> tuple[Tensor, Tensor]:
         """What a call gives, layer by layer, each relative to its own size.
@@ -187,16 +189,21 @@ class WeightGram:
         return torch.stack(grams), torch.stack(differences)
 
     def _forms(
-        self, lies: list[WeightLie], spectrum: InputSpectrum | None
+        self, lies: list[WeightLie], spectrum: InputSpectrum | None, parts: Parts = BOTH
     ) -> tuple[Tensor, Tensor]:
-        """Gram matrix (k, k) and squares (size, differences) of weights that are alike."""
-        lie, maps = lies[0], list(lies[0].columns.values())
+        """Gram matrix (k, k) and squares (size, differences) of weights that are alike.
+
+        Of the two only ``parts`` are found, the other one is zero or empty.
+        """
+        lie = lies[0]
+        maps = list(lie.columns.values()) if GRAM in parts else []
         read = [one.open(one.parameter.read()) for one in lies]
         w = torch.cat(read) if len(read) > 1 else read[0]
         columns = maps if spectrum is None else [Weighed(f, spectrum) for f in maps]
-        gram, squares = _Forms.apply(w, columns, self._squares(lie, spectrum, w.dtype))
+        others = self._squares(lie, spectrum, w.dtype) if SQUARES in parts else _OneByOne([])
+        gram, squares = _Forms.apply(w, columns, others)
         place = torch.eye(len(self.generators), dtype=torch.float64, device=gram.device)
-        place = place[list(lie.columns)]
+        place = place[list(lie.columns)[: len(maps)]]
         return place.mT @ gram @ place, squares
 
     def _squares(
@@ -218,6 +225,18 @@ def _module_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
+def _turns(lies: Sequence[WeightLie]) -> list[list[tuple[int, Parts]]]:
+    """What to look at in every turn, by index."""
+    turns: list[list[tuple[int, Parts]]] = []
+    small: list[tuple[int, Parts]] = []
+    for i, lie in enumerate(lies):
+        if _numbers(lie) < LARGE:
+            small.append((i, BOTH))
+        else:
+            turns += [[(i, (part,))] for part in (BOTH if lie.columns else (SQUARES,))]
+    return [*turns, small] if small else turns
+
+
 def _numbers(lie: WeightLie) -> int:
     p = lie.parameter
     return len(p.sites) * p.rep_in.channels * p.rep_out.channels
@@ -228,7 +247,7 @@ def _times(x: Tensor, factor: int) -> Tensor:
     return factor * x - (factor - 1) * x.detach()
 
 
-def _joined(forms: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+def _joined(forms: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """Gram matrix, differences and size of all weights."""
     grams, squares = zip(*forms, strict=True)
     totals = sum(squares[1:], squares[0])
@@ -262,8 +281,10 @@ class _OneByOne:
 
     def squares(self, w: Tensor) -> Tensor:
         """Rows in the precision of the weights, their sums in float64."""
-        rows = [torch.linalg.vector_norm(f(w).flatten(1), dim=1) for f in self.maps]
-        return torch.stack([row.double().square().sum() for row in rows])
+        found = torch.zeros(len(self.maps), dtype=torch.float64, device=w.device)
+        for i, f in enumerate(self.maps):
+            found[i] = torch.linalg.vector_norm(f(w).flatten(1), dim=1).double().square().sum()
+        return found
 
     def gradient(self, w: Tensor, shape: torch.Size, weights: Tensor) -> Tensor:
         """Of Σ weights · squares."""
