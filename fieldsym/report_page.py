@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from fieldsym.report_orbits import element_plot, polar_plot
 from fieldsym.report_plots import curve_plot, field_plot
 from fieldsym.report_style import CSS, GUIDE
-from fieldsym.report_summary import joined_rows, number, reference_holds, share_text, summary
+from fieldsym.report_summary import (
+    joined_rows,
+    number,
+    reference_holds,
+    share_text,
+    summary,
+    too_symmetric,
+)
 from fieldsym.report_tables import SECTIONS, chip, findings, picture
 from fieldsym.symmetry.evaluate_statistics import VIOLATION
 
@@ -104,6 +111,8 @@ def _headline(one: Summary) -> str:
     small = [s["name"] for s in broken if s["value"] < limit]
     parts = [f"Violates {_listing(large)}."] if large else []
     parts += [f"Its violation of {_listing(small)} is small beside its error."] if small else []
+    if any(map(too_symmetric, (*one["elements"], *one["generators"]))):
+        parts.append("It is more symmetric than the reference solution, which it cannot follow.")
     parts = parts or ["No violation that this test can resolve."]
     share, order, held = one["share"], one["setup"]["finite_order"], reference_holds(one)
     if share is not None and share < 1e-3:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fieldsym.errors import DataError
-from fieldsym.symmetry.evaluate_findings import Fact
+from fieldsym.symmetry.evaluate_findings import BEYOND, Fact
 from fieldsym.symmetry.evaluate_findings import number as measured
 from fieldsym.symmetry.evaluate_statistics import (
     AS_TRUTH,
@@ -112,6 +112,11 @@ def reference_holds(one: Mapping[str, Any]) -> bool | None:
     known = one["setup"].get("rounding") or 0.0
     rows = (row for row in one["elements"] if row["kind"] == "point")
     return all(_fact(row).in_reference(known) for row in rows)
+
+
+def too_symmetric(row: Mapping[str, Any]) -> bool:
+    """Whether a symmetry holds that the reference clearly violates, as its finding says."""
+    return BEYOND in row.get("found", "")
 
 
 # The numbers of an element; what is None is not a number.
@@ -220,6 +225,12 @@ def _families(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _family(kind: str, rows: list[dict[str, Any]], dtype: str) -> dict[str, Any]:
     worst = max(rows, key=lambda row: (WORST_LAST.index(row["verdict"]), row["value"] or 0.0))
     sentence = _sentence(worst, len(rows), dtype)
+    ahead = [row for row in rows if too_symmetric(row)]
+    if ahead:
+        most = max(ahead, key=lambda row: row["truth"])
+        sentence += (
+            f" The reference solution violates {most['name']} by {number(most['truth'])}, {BEYOND}."
+        )
     return {
         "name": _family_name(kind, rows), "kind": kind, "verdict": worst["verdict"],
         "worst": worst["name"], "value": worst["value"], "sentence": sentence,
@@ -250,7 +261,9 @@ def _sentence(row: Mapping[str, Any], rows: int, dtype: str) -> str:
     if row["verdict"] == BELOW_FLOOR:
         return f"Nothing is seen above what the transform itself loses: {value}, floor {floor}."
     if row["verdict"] == AS_TRUTH:
-        return f"Not to be told from the reference solution: {value} against {truth} ({where})."
+        less = row["found"].startswith("less than")
+        said = "Less than" if less else "Not to be told from"
+        return f"{said} the reference solution: {value} against {truth} ({where})."
     if row["verdict"] == NOT_TESTABLE:
         lost = f"the transform alone loses {floor}" if row["floor"] else "data are missing"
         said, _, reason = row["found"].removesuffix(".").partition("not testable: ")

@@ -17,7 +17,7 @@ from html import escape
 from typing import Any
 
 from fieldsym.report_orbits import band_plot
-from fieldsym.report_summary import HOLDS, joined_rows, number
+from fieldsym.report_summary import HOLDS, joined_rows, number, too_symmetric
 from fieldsym.symmetry.evaluate_statistics import AS_TRUTH, BELOW_FLOOR, EXACT, VIOLATION
 
 Summary = dict[str, Any]
@@ -104,7 +104,8 @@ def findings(found: Mapping[str, Summary]) -> str:
     rows = joined_rows(found)
     if not any(row.get("found") for line in rows.values() for row in line):
         return ""
-    listed = dict(_open_rows(found))
+    broken = dict(_open_rows(found))
+    listed = {k: v for k, v in rows.items() if k in broken or any(map(too_symmetric, v))}
     lines = [
         f"<th>{escape(label.partition(',')[0])}</th>" + "".join(map(_finding, line))
         for label, line in listed.items()

@@ -13,7 +13,7 @@ from fieldsym.group import Element
 from fieldsym.symmetry.evaluate import evaluate
 from fieldsym.symmetry.evaluate_aliasing import refine
 from fieldsym.symmetry.evaluate_bands import Bands
-from fieldsym.symmetry.evaluate_findings import _aliasing, number
+from fieldsym.symmetry.evaluate_findings import Fact, _aliasing, number, sentence
 from fieldsym.symmetry.evaluate_parts import Probe, Ruler
 from fieldsym.symmetry.evaluate_rows import wrong_action
 
@@ -587,6 +587,70 @@ def test_words_for_what_is_no_violation():
     report = evaluate(lambda u: u, fs.groups.so(2), rough, P, P, region=SQUARE.disk(0.4))
     rows = report.isel(element=report.verdict.values == "not testable on this grid")
     assert all("the transform alone loses" in said for said in rows.finding.values)
+
+
+def skew(eps):
+    """Waves along x alone lose the factor 1 − ε: no quarter turn holds, all shifts do."""
+    decay = torch.where(torch.fft.fftfreq(16) == 0, 1.0, 1 - eps)[:, None]
+    return lambda u: torch.fft.ifft2(torch.fft.fft2(u) * decay).real
+
+
+def forced(eps):
+    return lambda u: (1 + eps * wave(1, grid=tuple(u.shape[-2:]))) * u
+
+
+BEYOND = ", but the reference violates it by {}, which this operator cannot follow."
+
+
+def test_an_operator_that_holds_what_the_reference_violates_is_told():
+    """Enforcing such a symmetry harms; nothing is said where the reference holds it as well."""
+    x, even = sections(), fs.simulate.heat_flow(SQUARE, 1e-3)
+    group = D4 * SHIFTS
+    report = evaluate(even, group, x, P, P, truth=forced(0.8))
+    for name in (TURN, "shift 5 cells along x", "shift 1/2 cell along x"):
+        row = report.sel(element=name)
+        assert row.verdict.item() in ("exact", "below floor")
+        assert row.finding.item().endswith(BEYOND.format(number(row.truth_defect.item())))
+    along = report.sel(generator="translation x")
+    assert along.lee_finding.item().endswith(BEYOND.format(number(along.lee_truth.item())))
+    low, high = along.lee_truth_interval.values
+    assert low <= along.lee_truth <= high
+    assert "reference" not in report.finding.sel(element="reflection y → −y").item()
+    assert "reference" not in report.lee_finding.sel(generator="translation y").item()
+    both = evaluate(even, group, x, P, P, truth=even)
+    assert not any("reference" in said for said in (*both.finding.values, *both.lee_finding.values))
+
+
+@pytest.mark.parametrize(("eps", "words"), [(0.05, "less than"), (0.7, "as"), (0.8, "as")])
+def test_an_operator_that_violates_less_than_the_reference_is_not_like_it(eps, words):
+    said = evaluate(skew(eps), D4, sections(), P, P, truth=skew(0.8)).finding.sel(element=TURN)
+    assert said.item().startswith(f"{TURN}: {words} the reference, which violates it by ")
+    assert "cannot follow" not in said.item()
+
+
+@pytest.mark.parametrize("factor", [0.9, 3.1])
+def test_a_defect_of_the_reference_counts_above_its_floor_alone(factor):
+    fact = Fact(TURN, "exact", 1e-7, (1e-7, 1e-7), 1e-3, factor * 1e-3, truth_low=factor * 1e-3)
+    assert ("cannot follow" in sentence(fact, [], rounding=1e-5)) == (factor > 3)
+
+
+def test_what_the_reference_violates_as_well_is_no_asymmetry_of_the_operator():
+    """Its own asymmetry is told where there is no reference, or one with the symmetry."""
+    x, truth, own = sections(), forced(0.8), "an asymmetry of the operator itself"
+    alike = evaluate(truth, SHIFTS, x, P, P, truth=truth).lee_finding[0].item()
+    assert alike.startswith("translation x: as the reference, which violates it by ")
+    assert "it stays on a finer grid (" in alike
+    assert own not in alike
+    for reference in (None, fs.simulate.heat_flow(SQUARE, 1e-3)):
+        alone = evaluate(truth, SHIFTS, x, P, P, truth=reference).lee_finding[0].item()
+        assert own in alone
+
+
+@pytest.mark.parametrize(("share", "whole"), [(0.05, None), (0.05, False), (0.5, None)])
+def test_aliasing_names_an_asymmetry_where_it_is_the_own(share, whole):
+    own = "an asymmetry of the operator itself"
+    assert own in _aliasing(share, 0.2, whole)
+    assert own not in _aliasing(share, 0.2, whole, own=False)
 
 
 def test_layers_come_with_the_report_of_a_module(strong):

@@ -383,6 +383,24 @@ def test_findings_come_in_words_and_those_that_hold_in_one_line(full):
     assert "translation x" in lines[-1][1]
 
 
+def test_the_page_says_where_the_reference_is_less_symmetric(tmp_path):
+    x, even = fs.testing.random_section(FLOW, (16, 16), batch=3), fs.simulate.heat_flow(SQUARE, 0.1)
+    uneven = lambda u: 0.5 * (u + u.roll(1, -1))  # noqa: E731
+    words = {}
+    for key, truth in (("uneven", uneven), ("even", even)):
+        one = summary(evaluate(even, fs.groups.dihedral(4), x, FLOW, FLOW, truth=truth))
+        (family,) = one["symmetries"]
+        words[key] = family["sentence"], rows_of(findings({"enforced": one}))
+        assert family["verdict"] == "exact"
+    card, lines = words["uneven"]
+    assert card.startswith("Holds to rounding in ")
+    assert re.search(r" The reference solution violates .* by .*, which this operator cannot", card)
+    assert any(line[0] == "rotation 90°" and "cannot follow" in line[1] for line in lines)
+    card, lines = words["even"]
+    assert "reference" not in card
+    assert [line[0] for line in lines[1:]] == ["holds in this model"]
+
+
 def test_every_field_and_band_is_shown(full):
     found = {"skewed": summary(full["skewed"])}
     lines = rows_of(fields(found))

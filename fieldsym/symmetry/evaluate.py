@@ -106,7 +106,8 @@ def evaluate(
     * ``error``, ``error_transformed``: ‖F(x) − y‖ / ‖y‖ and ‖F(g·x) − g·y‖ / ‖y‖ per sample;
     * ``defect``: ‖F(g·x) − g·F(x)‖ / ‖F(x) − mean‖ with ``defect_median``, ``defect_p95`` and the
       bootstrapped 95 % ``defect_interval`` of the median; ``floor`` and ``truth_defect``: the same
-      median for a heat flow and for ``truth`` (NaN without one), on at most 16 samples;
+      median for a heat flow and for ``truth`` (NaN without one), on at most 16 samples, with its
+      ``truth_interval``;
     * ``share``: the part of the mean square error, on the test set augmented by its orbit, that
       averaging over the finite part of the group removes, if the targets have the symmetry: where
       ``truth`` violates it, averaging may do harm; ``mse`` and ``mse_averaged`` before and after, a
@@ -114,7 +115,8 @@ def evaluate(
       (``torch.nn.MSELoss`` divides by their number); ``share_element`` and ``share_cumulative`` for
       the subgroup that an element, or it and those above it, generate. NaN without targets;
     * ``lee``: ‖(L_ξ F)(x)‖ / ‖F(x) − mean‖ times ``scale``, per radian, or per correlation length
-      ‖x − mean‖ / ‖∂x‖ of the input for translations; ``lee_floor``, ``lee_truth``;
+      ‖x − mean‖ / ‖∂x‖ of the input for translations; ``lee_floor``, ``lee_truth``,
+      ``lee_truth_interval``;
     * ``wrong_defect``: ‖F(g·x) − h·F(x)‖ / ‖F(x) − mean‖ for a wrong action h, which a test with
       any power rejects: the inverse of g (the opposite shift), or g with the opposite parity where
       it is its own inverse (pseudo types without their sign, the others with one);

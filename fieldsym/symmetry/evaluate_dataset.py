@@ -177,6 +177,7 @@ def _infinitesimal(setup: Setup, found: Results) -> dict[str, Entry]:
         "lee_interval": (("generator", "bound"), intervals, "95 % interval of the median"),
         "lee_floor": ("generator", floor, "the same median for an isotropic heat flow"),
         "lee_truth": ("generator", _median(truth), "the same median for the reference operator"),
+        "lee_truth_interval": (("generator", "bound"), truth_intervals, "95 % interval of that"),
         "lee_verdict": ("generator", _words(words), "verdict"),
     }
 

@@ -36,6 +36,8 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOSTLY, HARDLY = 0.9, 0.1  # aliasing shares that leave little else, and that are little
 KINKS = (0.4, 0.6)  # aliasing shares of relu and the like: a half, give or take
 NEGLIGIBLE = 0.01  # of a violation: the reference holds a symmetry beside it
+CLEARLY = 2.0  # times the defect of the operator: the reference violates a symmetry more
+BEYOND = "which this operator cannot follow"  # in findings where the operator is too symmetric
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,18 @@ class Fact:
     floor: float
     truth: float = math.nan
     unit: str = "of the fluctuation"
+    truth_low: float = math.nan  # lower end of the interval of ``truth``
 
     def in_reference(self, rounding: float) -> bool | None:
         """Whether the reference has the symmetry, beside this violation; None without one."""
         if not math.isfinite(self.truth):
             return None
         return passes(self.truth, self.floor, rounding) or self.truth <= NEGLIGIBLE * self.value
+
+    def below_reference(self, rounding: float) -> bool:
+        """Whether the reference clearly violates the symmetry, and clearly more than this does."""
+        seen = math.isfinite(self.truth_low) and not passes(self.truth_low, self.floor, rounding)
+        return seen and self.truth_low > CLEARLY * float(self.interval[1])
 
 
 def number(value: float) -> str:
@@ -86,16 +94,21 @@ def percent(part: float) -> str:
     return f"{100 * part:.0f} %"
 
 
-def sentence(fact: Fact, clauses: Sequence[str], reason: str = "") -> str:
+def sentence(fact: Fact, clauses: Sequence[str], reason: str = "", *, rounding: float = 0.0) -> str:
     """The finding; ``clauses`` say more about a violation, ``reason`` why nothing can be said."""
+    less = fact.below_reference(rounding)
+    truth = f"the reference violates it by {number(fact.truth)}"
+    ahead = f", but {truth}, {BEYOND}" * less
     size, floor = f"{number(fact.value)} {fact.unit}", number(fact.floor)
     low, high = (number(float(v)) for v in fact.interval)
-    beside = f"; the reference violates it by {number(fact.truth)}" * math.isfinite(fact.truth)
+    beside = f"; {truth}" * math.isfinite(fact.truth)
     said = {
         NOT_TESTABLE: f"not testable: {reason}",
-        EXACT: f"holds to rounding: {size}",
-        BELOW_FLOOR: f"nothing seen above what the transform itself loses: {size}, floor {floor}",
-        AS_TRUTH: f"as the reference, which violates it by {number(fact.truth)}: {size}",
+        EXACT: f"holds to rounding: {size}{ahead}",
+        BELOW_FLOOR: f"nothing seen above what the transform itself loses: {size}, floor {floor}"
+        f"{ahead}",
+        AS_TRUTH: f"{'less than' if less else 'as'} the reference, which violates it by "
+        f"{number(fact.truth)}: {size}",
         VIOLATION: f"violated: {size} (95 % interval {low} to {high}), floor {floor}{beside}",
     }
     more = clauses if fact.word in (VIOLATION, AS_TRUTH) else []
@@ -107,7 +120,7 @@ def findings(setup: Setup, found: Results, values: Values, rounding: float) -> d
     rows, generators = range(len(setup.rows)), range(len(setup.group.generators))
     return {
         "finding": [_element(setup, found, values, i, rounding) for i in rows],
-        "lee_finding": [_generator(setup, found, values, i) for i in generators],
+        "lee_finding": [_generator(setup, found, values, i, 10 * rounding) for i in generators],
     }
 
 
@@ -116,7 +129,7 @@ def _element(setup: Setup, found: Results, values: Values, i: int, rounding: flo
     fact = Fact(
         row.label, str(values["verdict"][i]), float(values["defect_median"][i]),
         values["defect_interval"][i], float(values["floor"][i]), float(values["truth_defect"][i]),
-        "of the output" if flat else "of the fluctuation",
+        "of the output" if flat else "of the fluctuation", float(values["truth_interval"][i][0]),
     )  # fmt: skip
     wrong = float(values["wrong_defect"][i])
     reason = _reason(setup, fact, flat) or (
@@ -137,21 +150,22 @@ def _element(setup: Setup, found: Results, values: Values, i: int, rounding: flo
         flipped = wrong_action(row.element, setup.probe.outs.bundle.base)[1] < 0
         other = "the opposite parity" if flipped else "the inverse on the output"
         clauses.append(f"{other} passes ({number(wrong)}): check the declared types")
-    return sentence(fact, clauses, reason)
+    return sentence(fact, clauses, reason, rounding=rounding)
 
 
-def _generator(setup: Setup, found: Results, values: Values, i: int) -> str:
+def _generator(setup: Setup, found: Results, values: Values, i: int, rounding: float) -> str:
     xi = setup.group.generators[i]
     fact = Fact(
         xi.name, str(values["lee_verdict"][i]), float(values["lee_median"][i]),
         values["lee_interval"][i], float(values["lee_floor"][i]), float(values["lee_truth"][i]),
-        f"per {setup.scales[i][1]}",
+        f"per {setup.scales[i][1]}", float(values["lee_truth_interval"][i][0]),
     )  # fmt: skip
     flat = bool(found.lie["model"].constant(setup.rounding)[i])
     clauses = _places(setup, values, "lee", i)
     share = float(values["aliasing_share"][i])
     if math.isfinite(share):
-        clauses.append(_aliasing(share, float(values["lee_fine"][i]), _whole(setup, values, xi)))
+        fine, whole = float(values["lee_fine"][i]), _whole(setup, values, xi)
+        clauses.append(_aliasing(share, fine, whole, own=fact.word != AS_TRUTH))
     if found.layers is not None and not xi.matrix.any():
         parts = found.layers.share[i]
         if np.isfinite(parts).all() and len(parts):
@@ -159,11 +173,12 @@ def _generator(setup: Setup, found: Results, values: Values, i: int) -> str:
             clauses.append(
                 f"largest part by layer: {found.layers.layers[top]} ({number(parts[top])})"
             )
-    return sentence(fact, clauses, _reason(setup, fact, flat))
+    return sentence(fact, clauses, _reason(setup, fact, flat), rounding=rounding)
 
 
 # ``whole``: whether shifts by whole cells hold, which no aliasing breaks; None where not known.
-def _aliasing(share: float, fine: float, whole: bool | None) -> str:
+# ``own``: whether what is no aliasing is the operator's; not so where the reference has it as well.
+def _aliasing(share: float, fine: float, whole: bool | None, *, own: bool = True) -> str:
     after = f"{percent(share)} of its square vanishes on a finer grid"
     if whole:
         return _between_cells(share, fine, after)
@@ -171,10 +186,11 @@ def _aliasing(share: float, fine: float, whole: bool | None) -> str:
     if whole is not None:
         after += ", and shifts by whole cells fail"
     if share < HARDLY:
-        return f"{after}: an asymmetry of the operator itself"
+        return f"{after}: an asymmetry of the operator itself" if own else after
     if whole is None and share >= MOSTLY:
         return f"{after}: mostly aliasing of the nonlinearity"
-    return f"{after}: aliasing, beside an asymmetry of the operator itself"
+    beside = "beside an asymmetry of the operator itself" if own else "in part"
+    return f"{after}: aliasing, {beside}"
 
 
 # Whole cells hold: what is between them depends on how fast it falls as the grid is refined.

@@ -169,10 +169,11 @@ def check_group(
         group.check(base, grid)
     turns = [xi for xi in group.generators if xi.matrix.any()]
     if turns and region is None:
+        radius = 0.4 * min(base.lengths)
         raise GroupError(
             f"{group.name} does not act on {base}: {turns[0].name} turns or stretches it out of "
-            f"itself. Measure it inside a region, region=base.disk({0.4 * min(base.lengths):g}), "
-            "or evaluate a finite subgroup such as dihedral(4)."
+            f"itself. Measure it inside a region, region=base.disk({radius:g}) (on the command "
+            f"line: --radius {radius:g}), or evaluate a finite subgroup such as dihedral(4)."
         )
     if region is not None and region.base != base:
         raise GridError(f"The region is a part of {region.base}; the fields live on {base}.")
