@@ -17,6 +17,7 @@ from fieldsym.symmetry import promote_penalty
 from fieldsym.symmetry.promote import promote
 from fieldsym.symmetry.promote_norm import NuclearNorm
 from fieldsym.symmetry.promote_operator import combined, measure, push_forward
+from fieldsym.symmetry.promote_weights import WeightGram
 
 OBLONG = fs.Torus((2.0, 3.0))
 SQUARE = fs.Torus((1.0, 1.0))
@@ -446,10 +447,11 @@ class Fields(torch.utils.data.Dataset):
         return {"x": self.x[i], "y": self.x[i].roll(1, -1)}
 
 
-def foreign():
+def foreign(**options):
     models = pytest.importorskip("neuralop.models")
     torch.manual_seed(0)
-    return models.FNO(n_modes=(5, 5), in_channels=1, out_channels=1, hidden_channels=4, n_layers=1)
+    return models.FNO(**{"n_modes": (5, 5), "in_channels": 1, "out_channels": 1,
+                         "hidden_channels": 4, "n_layers": 1} | options)  # fmt: skip
 
 
 def run_trainer(penalty, model, epochs=3):
@@ -698,11 +700,80 @@ def test_weights_that_cannot_be_read_leave_the_operator():
             promote(model, SHIFTS, P, P, level="weights")
 
 
-def test_the_grid_embedding_of_neuraloperator_breaks_translations():
-    """At the level of the weights too, as it comes."""
-    penalty = promote(foreign(), SHIFTS, P, P, level="weights")
+def assert_counts_of_neuraloperator(width, embedding, number):
+    """As it comes, the directions that the operator breaks."""
+    model = foreign(hidden_channels=width, n_layers=4, positional_embedding=embedding)
+    penalty = promote(model, SHIFTS, P, P, level="weights")
     penalty().backward()
-    assert penalty.broken_dimension() == 2
+    assert penalty.broken_dimension() == number
+    assert penalty.report().startswith(f"{number} of 2 directions broken")
+
+
+@pytest.mark.parametrize(("embedding", "number"), [("grid", 2), (None, 0)])
+@pytest.mark.parametrize("width", [8, 32])
+def test_the_grid_embedding_of_neuraloperator_breaks_translations(width, embedding, number):
+    assert_counts_of_neuraloperator(width, embedding, number)
+
+
+def broken_by_layer(self):
+    """Relative to all weights at once."""
+    gram, differences, size = self()
+    return gram[None] / size**2, differences[None] / size
+
+
+def test_a_size_of_all_weights_hides_what_a_wide_model_breaks(monkeypatch):
+    monkeypatch.setattr(WeightGram, "by_layer", broken_by_layer)
+    with pytest.raises(AssertionError):
+        assert_counts_of_neuraloperator(32, "grid", 2)
+
+
+@pytest.mark.parametrize("width", [4, 32])
+@pytest.mark.parametrize("seen", [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
+def test_what_is_broken_is_judged_by_layer(width, seen):
+    """σ = (2/L) ‖w_x‖ / ‖W‖ of the lifting alone, times the step; without a call of the penalty."""
+    model = fno(P, P, hidden_channels=width, positional_embedding="grid")
+    lifting = model.lifting.first.weight.matrices
+    with torch.no_grad():
+        lifting[..., 1:] *= torch.tensor(seen).to(lifting)
+    penalty = promote(model, SHIFTS, P, P, level="weights", **EXACT)
+    columns = lifting[0, 0, :, 1:].detach() / torch.tensor(OBLONG.lengths).to(lifting)
+    wanted = torch.linalg.svdvals(2 * (2.0 / (2 * math.pi)) * columns / lifting.norm())
+    assert penalty.broken_dimension() == sum(seen)
+    first, *lines = penalty.report().splitlines()
+    assert first == f"{sum(seen):.0f} of 2 directions broken"
+    shown = [float(line.split()[0]) for line in lines]
+    assert shown == pytest.approx(wanted.tolist(), rel=5e-3, abs=1e-12)
+    if seen == (1.0, 0.0):
+        assert lines[0].endswith("  1.00 translation x")
+    penalty()  # its own values stay relative to all weights
+    size = penalty._weights()[2]
+    assert torch.allclose(penalty.singular_values, wanted * number(lifting.norm() / size))
+
+
+def test_elements_are_judged_by_layer():
+    """max_l ‖K_g W_l − W_l‖/‖W_l‖, more than relative to all weights at once."""
+    model = fno(P, P, positional_embedding="grid")
+    penalty = promote(model, MIRRORS, P, P, level="weights", **EXACT)
+    differences = penalty._weights.by_layer()[1]
+    wanted = differences.amax(0)
+    shown = [float(line.split()[0]) for line in penalty.report().splitlines()]
+    assert shown == pytest.approx(wanted.tolist(), rel=5e-3)
+    penalty()
+    assert max(penalty.element_defects.values()) < 0.9 * min(shown)
+    with torch.no_grad():
+        model.lifting.first.weight.matrices.fill_(math.nan)
+    with pytest.raises(fs.DataError, match="weights of the model are all zero or not finite"):
+        penalty.report()
+
+
+def test_elements_that_were_not_drawn_are_said_to_be_so():
+    torch.manual_seed(0)
+    penalty = promote(Modulated(0.5), MIRRORS, P, P, estimator="one")
+    assert penalty.report().count("not yet looked at  ") == 3
+    penalty(sections(P))
+    assert penalty.report().count("not yet looked at  ") == 2
+    assert "nan" not in penalty.report()
+    assert sum(math.isnan(value) for value in penalty.element_defects.values()) == 2
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
@@ -810,8 +881,9 @@ def test_what_cannot_be_measured():
         penalty()
     with pytest.raises(fs.BundleError, match="promote expects sections"):
         penalty(torch.zeros(2, 3, 16, 24))
-    with pytest.raises(fs.DataError, match="has seen no Gram matrix"):
-        penalty.broken_dimension()
+    for ask in (penalty.broken_dimension, penalty.report):
+        with pytest.raises(fs.DataError, match=r"call the penalty once \(penalty\(x\), or penalty"):
+            ask()
     with pytest.raises(fs.DataError, match="Build it for the same group"):
         penalty.load_state_dict(promote(Modulated(0.1), SHIFTS, P, P).state_dict())
     with pytest.raises(fs.BundleError, match="The output bundle of promote"):

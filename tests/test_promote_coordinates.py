@@ -214,6 +214,24 @@ def test_weights_are_written_back():
     torch.testing.assert_close(constant.read()[0, :, 0, 0], model.lifting.fcs[0].bias)
 
 
+def test_turns_keep_what_layers_share_with_their_weights(monkeypatch):
+    """A stale square beside a cross product of today would make a direction of negative size."""
+    monkeypatch.setattr(promote_weights, "LARGE", 1)
+    layer = nn.Conv2d(3, 2, 1)
+    bounds = [[-side / 2, side / 2] for side in OBLONG.lengths]
+    model = nn.Sequential(embedding(bounds, channels=1), layer).double()
+    weights = WeightGram(model, groups.se(2), SCALAR, WIND)
+    assert weights.pairs
+    for _ in range(9):
+        gram = weights.turn()[0]
+        assert torch.linalg.eigvalsh(gram).min() >= -1e-12 * gram.trace()
+        with torch.no_grad():
+            layer.bias.mul_(1.5)
+    turned = [weights.turn() for _ in range(9)][-1]
+    for one, other in zip(turned, weights(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_gradients_flow_to_all_weights():
     penalty = fs.promote(model := theirs(), groups.se(2), MIXED, MIXED, level="weights")
     penalty().backward()

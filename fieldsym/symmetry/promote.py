@@ -61,15 +61,23 @@ def promote(
 
     Add ``gamma * penalty(x)`` to the loss. Begin small: gamma times the penalty about 1e-3 of the
     task loss at the start; choose it on validation data. With a gamma that is too large the
-    operator gives up its information rather than a symmetry: its output becomes invariant.
+    operator gives up its information rather than a symmetry: its output becomes invariant. The
+    penalty is relative, so that inflating symmetric weights lowers it too: with ``fs.relax`` give
+    its gradient to the residuals alone,
+    ``(gamma * penalty()).backward(inputs=fs.residual_parameters(model))``.
 
     At level "operator" the whole operator is differentiated at the fields x: any module or
-    callable, and what training sees. At level "weights" the weights of every layer are looked at,
-    exactly and without data: the cost is that of the parameters, and a symmetry counts as kept only
-    if every layer keeps it. Kernels turn as multipliers of all waves of a grid, with square cells
-    or, given ``spectra``, the cells of theirs; a grid embedding of neuraloperator counts as the
-    position from the centre. Singular values are then relative to the norm of all weights, so that
-    they shrink as the model widens: compare them with each other, not with those of the operator.
+    callable, and what training sees. The derivative along translations also counts the aliasing of
+    nonlinearities between grid points (tens of per cent on rough fields, for an operator whose
+    shifts by whole cells are exact; ``fs.evaluate`` separates it by two resolutions).
+
+    At level "weights" the weights of every layer are looked at, exactly and without data: the cost
+    is that of the parameters, and a symmetry counts as kept only if every layer keeps it. Kernels
+    turn as multipliers of all waves of a grid, with square cells or, given ``spectra``, the cells
+    of theirs; a grid embedding of neuraloperator counts as the position from the centre. Singular
+    values are then relative to the norm of all weights, so that they shrink as the model widens:
+    compare them with each other, not with those of the operator. ``broken_dimension`` and
+    ``report`` judge layer by layer there, as :func:`fieldsym.snap` does.
 
     Parameters
     ----------
@@ -126,14 +134,13 @@ def promote(
     _check_candidates(group, base, level, region)
     units = replace(group, generators=tuple(in_units(xi, base) for xi in group.generators))
     norm = NuclearNorm(len(units.generators), p=p, eps=eps, anneal=anneal, ema=ema)
-    gram, one = None, estimator == "one"
+    weights, one = None, estimator == "one"
     if level == "weights":
         weights = _weights(model, units, in_bundle, out_bundle, hidden, spectra)
-        gram = weights.turn if one else weights
     elif one:
         norm.ema **= REFRESH  # ema is per call, and only these calls contribute
     return Promotion(
-        model, units, in_bundle, out_bundle, norm, gram, region=region, one=one, samples=samples
+        model, units, in_bundle, out_bundle, norm, weights, region=region, one=one, samples=samples
     )
 
 

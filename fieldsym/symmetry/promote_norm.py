@@ -247,16 +247,20 @@ class NuclearNorm:
     def _decompose(self) -> None:
         # (1 − ema^n): the mean starts from zero, not from the first batch
         mean = self._sum / max(1 - self.ema**self._grams, torch.finfo(torch.float64).tiny)
-        values, vectors = torch.linalg.eigh(mean)
-        self._sigma = values.flip(0).clamp_min(0).sqrt()
-        self._directions = vectors.T.flip(0).contiguous()
+        self._sigma, self._directions = spectrum(mean)
 
     def _check_observed(self) -> None:
         if self.k and not self._grams:
             raise DataError(
-                "The norm has seen no Gram matrix yet, so that it knows no singular values. Call "
-                "it once, or let it observe(gram)."
+                "Nothing has been measured yet, so that no singular values are known: call the "
+                "penalty once (penalty(x), or penalty() at level 'weights') before asking."
             )
+
+
+def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """σ of a Gram matrix (k, k), largest first, and the combination of each as a row."""
+    values, vectors = torch.linalg.eigh(gram)
+    return values.flip(0).clamp_min(0).sqrt(), vectors.T.flip(0).contiguous()
 
 
 def is_count(value: object) -> bool:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from fieldsym.bundle import Bundle
 from fieldsym.errors import DataError
 from fieldsym.group import Element, Generator, Group
 from fieldsym.manifold import Region
-from fieldsym.symmetry.promote_norm import NuclearNorm, require_state
+from fieldsym.symmetry.promote_norm import NuclearNorm, require_state, spectrum
 from fieldsym.symmetry.promote_operator import (
     Measured,
     Operator,
@@ -29,6 +29,7 @@ from fieldsym.symmetry.promote_operator import (
     flat_samples,
     measure,
 )
+from fieldsym.symmetry.promote_weights import WeightGram
 
 REFRESH = 10  # penalties between two looks at all directions, where each follows one alone
 FLOOR = 1e-5  # defect of an element below which its penalty is flat: the rounding of float32
@@ -40,6 +41,9 @@ class Promotion:
     Call it on the fields of a batch (at level "weights" on nothing). neuraloperator's Trainer takes
     it as ``regularizer=``: it then looks at the fields that the model was last called on, and adds
     ``loss``, which is ``gamma`` times the penalty.
+
+    At level "weights" ``singular_values``, ``directions`` and ``element_defects`` are relative to
+    all weights together; ``broken_dimension`` and ``report`` judge each layer by its own size.
 
     Attributes
     ----------
@@ -69,7 +73,7 @@ class Promotion:
         in_bundle: Bundle,
         out_bundle: Bundle,
         norm: NuclearNorm,
-        weights: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None,
+        weights: WeightGram | None = None,
         *,
         region: Region | None = None,
         one: bool = False,
@@ -109,8 +113,8 @@ class Promotion:
                 raise DataError(
                     "At level 'weights' the penalty takes no fields: call it as penalty()."
                 )
-            gram, defects, size = self._weights()
-            _check_size(size)
+            gram, defects, size = self._weights.turn() if self._is_one else self._weights()
+            _check_size(float(size.detach()))
             return self.norm(gram / size**2) + self._total(defects / size, self.elements)
         u = self._batch(x)
         return self._at(u[self._rows(len(u))])[1]
@@ -162,20 +166,38 @@ class Promotion:
 
         A direction below it moves F by less than this part of its fluctuation per unit: the
         shortest side of the base over 2π, or a radian. Look at the gap, not at a threshold alone.
+        At level "weights" the values are those of Σ_l G_l/‖W_l‖², of the weights W_l of the layers
+        as they are now: a direction counts as kept only if every layer keeps it.
         """
-        return int((self.singular_values > tolerance).sum())
+        return int((self._judged()[0] > tolerance).sum())
 
     def report(self, tolerance: float = 1e-2) -> str:
-        """The directions and elements with their defects, as lines of text."""
+        """The directions and elements with their defects, as lines of text.
+
+        At level "weights" a direction counts over all layers, each relative to its own size, and an
+        element by the layer that keeps it worst, as in :func:`fieldsym.snap`.
+        """
         lines = []
+        sigmas, directions, defects = self._judged()
         if self.generators:
-            broken = self.broken_dimension(tolerance)
+            broken = int((sigmas > tolerance).sum())
             lines.append(f"{broken} of {len(self.generators)} directions broken")
-        for sigma, row in zip(self.singular_values, self.directions, strict=True):
+        for sigma, row in zip(sigmas, directions, strict=True):
             upright = row * row[row.abs().argmax()].sign()
             lines.append(f"{float(sigma):10.2e}  {combined(upright, self.generators).name}")
-        lines += [f"{value:10.2e}  {name}" for name, value in self.element_defects.items()]
+        for g, defect in zip(self.elements, defects.tolist(), strict=True):
+            seen = "not yet looked at" if math.isnan(defect) else f"{defect:10.2e}"
+            lines.append(f"{seen}  {g.name}")
         return "\n".join(lines)
+
+    # σ, their directions and the defects of the elements that tell what is broken.
+    def _judged(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self._weights is None:
+            return self.singular_values, self.directions, self._defects
+        with torch.no_grad():
+            _check_size(sum(float(w.read().norm()) for w in self._weights.parameters))
+            grams, differences = self._weights.by_layer()
+        return *spectrum(grams.sum(0).cpu()), differences.amax(0)
 
     def reset(self) -> None:
         """Forget the last input and loss; until ``loss`` is read, remember the model's inputs."""
@@ -287,8 +309,8 @@ def _defects(found: Measured) -> Tensor:
     return relative.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
 
 
-def _check_size(size: Tensor) -> None:
-    if not 0 < float(size.detach()) < math.inf:
+def _check_size(size: float) -> None:
+    if not 0 < size < math.inf:
         raise DataError(
             "The weights of the model are all zero or not finite, so that nothing is relative to "
             "them. Initialise them again, or lower the learning rate."

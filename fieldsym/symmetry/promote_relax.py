@@ -45,8 +45,7 @@ def relax(
     unsquared norms of ``fs.promote(…, level="weights")`` to the loss. Known and refused are the
     modules that ``enforce`` knows and refuses, and :class:`fieldsym.FNO` without a group.
     Coordinates along periodic axes as inputs, and those of neuraloperator's grid embedding, which
-    ``enforce`` refuses, belong to the residual. :func:`fieldsym.release` puts
-    plain weights back.
+    ``enforce`` refuses, belong to the residual. :func:`fieldsym.release` puts plain weights back.
 
     Where the group mixes channels (traceless tensors in space) and in registered layers D is added
     as it is: then P D is another name for a part of T z, and only the decay of D parts them.

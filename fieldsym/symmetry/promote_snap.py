@@ -16,7 +16,7 @@ removed: weight 0.0004
 >>> layer.weight.flatten().tolist()
 [1.0, 0.0, 0.0, 2.0]
 
-To add a kind of weight: its case in ``_projected``.
+To add a kind of weight: its case in ``weight_projection.projected``.
 """
 
 from __future__ import annotations
@@ -103,8 +103,9 @@ def snap(
     of the algebra with ‖L_ξ W‖ ≤ tolerance ‖W‖ in every layer are unbroken; the nearest weights
     that commute with them replace those that are there. Columns of coordinates and of fields are
     one layer. Coordinates as inputs, pointwise maps, constants and kernels obey both (of a kernel a
-    rotation leaves the samples on its axis), multipliers the elements. A second snap changes
-    nothing.
+    rotation leaves the samples on its axis), multipliers the elements. A turn about
+    another point than the centre moves coordinates against constants, and is not snapped. A second
+    snap changes nothing.
 
     What a layer changes the next ones may amplify: give fields ``x``, and the output decides.
 

@@ -44,6 +44,7 @@ from fieldsym.operators.weight_orbits import Orbits, inner_products
 from fieldsym.operators.weight_spectra import InputSpectrum, Weighed, input_spectra
 
 LARGE = 2**16  # complex or real entries from which weights take turns
+Term = tuple[list[WeightLie], InputSpectrum | None]
 Parts = tuple[int, ...]  # of the two results for a weight
 GRAM, SQUARES = 0, 1
 BOTH = (GRAM, SQUARES)
@@ -118,7 +119,7 @@ class WeightGram:
         self.terms = _alike(self.lies, inputs)
         self.pairs = affine_pairs(self.lies, self.elements)
         self._orbits: dict[Any, Orbits | None] = {}
-        self._order = _turns([lies[0] for lies, _ in self.terms])
+        self._order = _turns(self.terms, self.pairs)
         self._kept: list[list[Tensor]] = []
         self._turns = 0
 
@@ -132,10 +133,13 @@ class WeightGram:
         size : Tensor (), float64, ‖W‖. Dividing ``gram`` by its square and ``differences`` by it
             makes them independent of the scale of the weights
         """
-        return _joined([self._forms(*term) for term in self.terms] + self._crossed())
+        return _joined([self._found(i) for i in range(len(self.terms) + len(self.pairs))])
 
-    def _crossed(self) -> list[tuple[Tensor, Tensor]]:
-        return [affine_products(*pair, len(self.generators)) for pair in self.pairs]
+    def _found(self, i: int, parts: Parts = BOTH) -> tuple[Tensor, Tensor]:
+        """Gram matrix and squares of weights that are alike, or of what two of them share."""
+        if i < len(self.terms):
+            return self._forms(*self.terms[i], parts)
+        return affine_products(*self.pairs[i - len(self.terms)], len(self.generators))
 
     def turn(self) -> tuple[Tensor, Tensor, Tensor]:
         """As a call, but the weights take turns: the others count as at their last turn.
@@ -146,15 +150,16 @@ class WeightGram:
         """
         if not self._kept:
             with torch.no_grad():
-                self._kept = [list(self._forms(*term)) for term in self.terms]
+                every = range(len(self.terms) + len(self.pairs))
+                self._kept = [list(self._found(i)) for i in every]
         forms = [list(kept) for kept in self._kept]
         for i, parts in self._order[self._turns % len(self._order)]:
-            found = self._forms(*self.terms[i], parts)
+            found = self._found(i, parts)
             for part in parts:
                 self._kept[i][part] = found[part].detach()
                 forms[i][part] = _times(found[part], len(self._order))
         self._turns += 1
-        return _joined([*forms, *self._crossed()])
+        return _joined(forms)
 
     def by_layer(self) -> tuple[Tensor, Tensor]:
         """What a call gives, layer by layer, each relative to its own size.
@@ -225,15 +230,18 @@ def _module_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _turns(lies: Sequence[WeightLie]) -> list[list[tuple[int, Parts]]]:
-    """What to look at in every turn, by index."""
+def _turns(
+    terms: Sequence[Term], pairs: Sequence[tuple[WeightLie, WeightLie]]
+) -> list[list[tuple[int, Parts]]]:
+    """What to look at in every turn, by index; pairs come after all others, with their weights."""
     turns: list[list[tuple[int, Parts]]] = []
-    small: list[tuple[int, Parts]] = []
-    for i, lie in enumerate(lies):
-        if _numbers(lie) < LARGE:
+    small: list[tuple[int, Parts]] = [(len(terms) + i, BOTH) for i in range(len(pairs))]
+    paired = {id(lie) for pair in pairs for lie in pair}
+    for i, (lies, _) in enumerate(terms):
+        if _numbers(lies[0]) < LARGE or any(id(lie) in paired for lie in lies):
             small.append((i, BOTH))
         else:
-            turns += [[(i, (part,))] for part in (BOTH if lie.columns else (SQUARES,))]
+            turns += [[(i, (part,))] for part in (BOTH if lies[0].columns else (SQUARES,))]
     return [*turns, small] if small else turns
 
 
@@ -253,9 +261,6 @@ def _joined(forms: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     totals = sum(squares[1:], squares[0])
     norms = torch.where(totals > 0, totals, 1).sqrt() * (totals > 0)
     return sum(grams[1:], grams[0]), norms[1:], norms[0]
-
-
-Term = tuple[list[WeightLie], InputSpectrum | None]
 
 
 def _alike(lies: Sequence[WeightLie], inputs: Sequence[InputSpectrum | None]) -> list[Term]:
