@@ -35,6 +35,10 @@ T = TypeVar("T")
 def requirer(kind: type[T], error: type[ValueError], example: str) -> Callable[[object, str], T]:
     """A function of a value and who needs it: the value, unless it is of another type.
 
+    Raises
+    ------
+    ``error``, from the function, with what is needed and what came.
+
     Examples
     --------
     >>> require_count = requirer(int, GridError, "a whole number, such as 3")

@@ -452,6 +452,27 @@ def test_an_output_that_is_a_small_difference_is_not_taken_for_broken(width):
         fs.enforce(make(pressure, wind, hidden_channels=8), group, pressure, wind)
 
 
+class Summed(torch.nn.Module):
+    """A faint output of features that a sum along x has broken."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular")
+        self.last = torch.nn.Conv2d(8, 1, 1)
+        with torch.no_grad():
+            self.last.weight *= 1e-8
+            self.last.bias.zero_()
+
+    def forward(self, x):
+        return self.last(self.first(x).cumsum(-1))
+
+
+def test_a_faint_output_is_no_excuse():
+    pressure = fs.Bundle(SQUARE, "scalar p")
+    with pytest.raises(fs.GroupError, match="does not commute"):
+        fs.enforce(Summed(), D4, pressure, pressure)
+
+
 def test_the_laws_fail_without_enforcement():
     with pytest.raises(AssertionError):
         assert_exact(make(), D4, FLOW, FLOW, (12, 12))

@@ -26,6 +26,7 @@ from fieldsym.operators.adopt_types import is_position
 # Errors that rounding makes, in units of the precision: of the fluctuation of the output, or of its
 # size, since an untrained network is nearly all mean.
 FLUCTUATION, SIZE = 1000.0, 30.0
+PARTS = 10.0  # of what rounding every part once more does: an output may be a small difference
 HINTS = {
     "Pool": "its windows do not lie symmetrically about the points of the grid",
     "Upsample": "new points do not lie symmetrically about the old ones",
@@ -68,29 +69,39 @@ def _measure(adoption: Adoption, moves: list[Element], source: Bundle, target: B
     worst = max(pairs, key=lambda g: excess(*pairs[g]), default=None)
     if worst is None or excess(*pairs[worst]) <= 1:
         return
-    features = max(float(out.abs().square().mean()) ** 0.5 for _, out in _outputs(module, u))
-    if not excess(*pairs[worst], features) <= 1:
+    if not excess(*pairs[worst], _rounding(module, u, value)) <= 1:
         raise GroupError(_blame(adoption, worst, u, source))
 
 
-def excess(got: Tensor, want: Tensor, features: float = 0.0) -> float:
-    """Norm of an error in units of what rounding explains; NaN and infinity are infinite.
-
-    Features of this size, of which the output is a small difference, are rounded as well.
-    """
+def excess(got: Tensor, want: Tensor, rounding: float = 0.0) -> float:
+    """Norm of an error in units of what rounding explains; NaN and infinity are infinite."""
     want = want.double()
     precision = torch.finfo(got.dtype).eps
     mean = want.mean(tuple(range(2, want.ndim)), keepdim=True)
-    sizes = (
-        FLUCTUATION * float((want - mean).norm()),
-        SIZE * float(want.norm()),
-        features * want.numel() ** 0.5,
-    )
-    allowed = precision * max(sizes)
+    allowed = precision * max(FLUCTUATION * float((want - mean).norm()), SIZE * float(want.norm()))
+    allowed = max(allowed, PARTS * rounding)
     error = float((got.double() - want).norm())
     if error == 0:
         return 0.0
     return error / allowed if allowed and np.isfinite(error) else np.inf
+
+
+def _rounding(module: nn.Module, u: Tensor, value: Tensor) -> float:
+    """Norm of the change of the output when what every part returns is rounded once more."""
+    draw = torch.Generator().manual_seed(0)
+
+    def rounded(_: nn.Module, __: object, out: object) -> object:
+        if not isinstance(out, Tensor) or not (out.is_floating_point() or out.is_complex()):
+            return out
+        noise = torch.randn(out.shape, generator=draw).to(out)
+        return out * (1 + torch.finfo(out.dtype).eps * noise)
+
+    handles = [part.register_forward_hook(rounded) for part in module.modules()]
+    try:
+        return float((module(u).double() - value.double()).norm())
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _overflow(module: nn.Module, u: Tensor) -> str:

@@ -46,7 +46,7 @@ def appends_position(module: nn.Module) -> bool:
     return is_neuralop(module, "GridEmbeddingND", "GridEmbedding2D")
 
 
-def refuse_position(module: nn.Module) -> None:
+def refuse_embedding(module: nn.Module) -> None:
     """Raise where coordinates are channels.
 
     Raises

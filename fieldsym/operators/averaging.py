@@ -192,9 +192,7 @@ class FrameAverage(nn.Module):
             value = self._evaluate(flat, element, every)
         elif torch.compiler.is_compiling():  # as many evaluations for any data
             images = _images(self, flat)
-            value = (weights.mT.to(images).view(*images.shape[:2], *[1] * (dim + 1)) * images).sum(
-                0
-            )
+            value = torch.einsum("bg,gb...->b...", weights.to(images), images)
         else:
             sample, element = weights.nonzero(as_tuple=True)
             terms = self._evaluate(flat, element, sample)

@@ -125,7 +125,8 @@ class Layer(nn.Module):
     """One Fourier layer, in neuraloperator's order: convolution + skip, MLP + skip.
 
     ``varied`` says that the group moves the channels that come in at k = 0, ``heard`` that a
-    constant per field that goes out can matter; parameters that never could are not made.
+    constant per field that goes out can matter; parameters that never could are not made (but for
+    a single layer in front of a linear projection that hears no constants).
     """
 
     def __init__(
@@ -140,8 +141,8 @@ class Layer(nn.Module):
         non_linearity: Activation,
         *,
         last: bool,
-        varied: bool = True,
-        heard: bool = True,
+        varied: bool,
+        heard: bool,
     ) -> None:
         super().__init__()
         # a constant per field would vanish in the norm, and k = 0 may be nothing else

@@ -60,7 +60,8 @@ class SteerableFNO(nn.Module):
         the largest disc |k| ≤ K inside, so give longer axes more
     hidden : types of the hidden features, such as "8 scalar + 4 vector"; default: half scalars, the
         rest shared by pseudoscalars (with reflections), vectors and symmetric traceless tensors.
-        Each is held from the layer on that something reaches it, at the end while it is heard
+        Each is held from the layer on that something reaches it, at the end while it is heard (a
+        symmetric tensor as a whole: give a scalar and a traceless tensor to have its parts apart)
     hidden_channels : width of the default types
     n_layers : number of Fourier layers; lifting and projection have a convolution of their own
     radial, degree, taper : of the symbols, see :class:`fieldsym.operators.steerable.SteerableConv`

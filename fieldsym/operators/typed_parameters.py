@@ -180,6 +180,7 @@ class _Typing:
         fields = tuple(kind for kind in self.source if not is_position(kind))
         rest, affine = slice(self.types.channels(fields), None), None
         if self.span is not None and fields != self.source:
+            # check_positions lets only a map followed by a constant read coordinates
             affine = Centred(wholes[0], rest, wholes[1], self.span)
         lattice: Lattice = "kernel" if len(weight.sites) > 1 else "point"
         lattice = "modes" if weight.modes else lattice

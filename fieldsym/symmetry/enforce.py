@@ -25,7 +25,7 @@ from fieldsym.group import Group
 from fieldsym.operators.adopt import Hidden, adopt
 from fieldsym.operators.adopt_checks import check_module
 from fieldsym.operators.adopt_measure import verified
-from fieldsym.operators.adopt_position import refuse_position
+from fieldsym.operators.adopt_position import refuse_embedding
 from fieldsym.operators.adopt_release import bake, keep_projected
 from fieldsym.operators.adopt_tie import Adoption
 
@@ -121,7 +121,7 @@ def _adopted(
     module: nn.Module, group: Group, bundle_in: Bundle, bundle_out: Bundle, hidden: Hidden
 ) -> Adoption:
     check_module(module)
-    refuse_position(module)
+    refuse_embedding(module)
     adoption = adopt(module, group, bundle_in, bundle_out, hidden)
     return verified(adoption, group, bundle_in, bundle_out)
 
