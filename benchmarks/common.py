@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,13 +44,15 @@ def versions() -> str:
 
 
 def record(benchmark: str, rows: Iterable[tuple[str, str, float, float | str]]) -> None:
-    """Replace the rows of a benchmark in reference.csv: (case, metric, value, spread)."""
-    old = []
-    if RECORD.exists():
-        with RECORD.open(newline="") as file:
-            old = [row for row in csv.DictReader(file) if row["benchmark"] != benchmark]
-    new = [
-        {
+    """Put rows of a benchmark into reference.csv: (case, metric, value, spread).
+
+    They take the place of rows with their case and metric; those of cases that were not run stay. A
+    run that only shows that a program works (``--quick``) leaves no trace.
+    """
+    if "--quick" in sys.argv:
+        return
+    new = {
+        (benchmark, case, metric): {
             "benchmark": benchmark,
             "case": case,
             "metric": metric,
@@ -59,12 +62,18 @@ def record(benchmark: str, rows: Iterable[tuple[str, str, float, float | str]]) 
             "versions": versions(),
         }
         for case, metric, value, spread in rows
-    ]
+    }
+    found = {}
+    if RECORD.exists():
+        with RECORD.open(newline="") as file:
+            old = list(csv.DictReader(file))
+        found = {(row["benchmark"], row["case"], row["metric"]): row for row in old}
+    found |= new
     part = RECORD.with_suffix(".part")
     with part.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*old, *new])
+        writer.writerows(found.values())
     part.replace(RECORD)
 
 

@@ -27,6 +27,7 @@ UNIT = 30
 TRANSLATIONS = fs.groups.translations(2)
 DATA, PLAIN, ENFORCED = "data", "plain", "enforced"
 AUGMENTED, PROMOTED = "augmented", "promoted"
+RELAXED = "relaxed"  # promoted with the strength 0
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def fit(model: nn.Module, pairs: Pairs, task: Task) -> float:
             x, y = move(x, y)
         optimizer.zero_grad()
         relative(model(x), y).mean().backward()
-        if penalty is not None:
+        if penalty is not None and task.strength:
             (task.strength * penalty()).backward(inputs=residuals)
         optimizer.step()
         schedule.step()

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from common import mean_and_spread
-from dose_models import AUGMENTED, DATA, ENFORCED, PLAIN, PROMOTED
+from dose_models import AUGMENTED, DATA, ENFORCED, PLAIN, PROMOTED, RELAXED
 
-COLOURS = {PLAIN: "#5b6770", ENFORCED: "#0072b2", AUGMENTED: "#c9a227", PROMOTED: "#d55e00"}
-MARKS = {PLAIN: "s", ENFORCED: "^", AUGMENTED: "v", PROMOTED: "o"}
+COLOURS = {PLAIN: "#5b6770", ENFORCED: "#0072b2", AUGMENTED: "#c9a227", RELAXED: "#cc79a7",
+           PROMOTED: "#d55e00"}  # fmt: skip
+MARKS = {PLAIN: "s", ENFORCED: "^", AUGMENTED: "v", RELAXED: "P", PROMOTED: "o"}
 Measure = Callable[[dict], float]
 Cells = Mapping[tuple[float, str], list[dict]]
 

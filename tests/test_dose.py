@@ -298,7 +298,7 @@ def test_quick_run_draws_prints_and_goes_on(dose, tmp_path, capsys, monkeypatch)
     arguments = ["--quick", "--seeds", "1", "--workers", "1", "--folder", str(tmp_path / "runs")]
     dose.main(arguments)
     lines = (tmp_path / "runs" / "results.jsonl").read_text().splitlines()
-    assert len(lines) == 2 * (1 + 3 + 2)
+    assert len(lines) == 2 * (1 + 3 + 3)  # strengths 0 and two others
     assert (tmp_path / "runs" / "dose_response.png").read_bytes()[:4] == b"\x89PNG"
     first = capsys.readouterr().out
     assert "| 0.8 |" in first
