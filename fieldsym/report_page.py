@@ -111,7 +111,7 @@ def _headline(one: Summary) -> str:
     small = [s["name"] for s in broken if s["value"] < limit]
     parts = [f"Violates {_listing(large)}."] if large else []
     parts += [f"Its violation of {_listing(small)} is small beside its error."] if small else []
-    if any(map(too_symmetric, (*one["elements"], *one["generators"]))):
+    if not parts and any(map(too_symmetric, (*one["elements"], *one["generators"]))):
         parts.append("It is more symmetric than the reference solution, which it cannot follow.")
     parts = parts or ["No violation that this test can resolve."]
     share, order, held = one["share"], one["setup"]["finite_order"], reference_holds(one)

@@ -26,7 +26,7 @@ from fieldsym.operators.adopt_types import is_position
 # Errors that rounding makes, in units of the precision: of the fluctuation of the output, or of its
 # size, since an untrained network is nearly all mean.
 FLUCTUATION, SIZE = 1000.0, 30.0
-PARTS = 10.0  # of what rounding every part once more does: an output may be a small difference
+ZERO = 3.0  # times what rounding every part once more does to the output
 HINTS = {
     "Pool": "its windows do not lie symmetrically about the points of the grid",
     "Upsample": "new points do not lie symmetrically about the old ones",
@@ -69,17 +69,27 @@ def _measure(adoption: Adoption, moves: list[Element], source: Bundle, target: B
     worst = max(pairs, key=lambda g: excess(*pairs[g]), default=None)
     if worst is None or excess(*pairs[worst]) <= 1:
         return
-    if not excess(*pairs[worst], _rounding(module, u, value)) <= 1:
+    rounding = _rounding(module, u, value)
+    if float(value.double().norm()) <= ZERO * rounding:
+        raise GroupError(
+            f"With constrained weights the module returns zero but for rounding: its hidden types "
+            f"carry nothing from '{source.representation}' to '{target.representation}', so it was "
+            "left as it was. Give it more hidden channels, or other types (hidden=)."
+        )
+    if not excess(*pairs[worst], rounding) <= 1:
         raise GroupError(_blame(adoption, worst, u, source))
 
 
 def excess(got: Tensor, want: Tensor, rounding: float = 0.0) -> float:
-    """Norm of an error in units of what rounding explains; NaN and infinity are infinite."""
+    """Norm of an error in units of what rounding explains; NaN and infinity are infinite.
+
+    ``rounding`` is what it was measured to do, where the output is a small difference.
+    """
     want = want.double()
     precision = torch.finfo(got.dtype).eps
     mean = want.mean(tuple(range(2, want.ndim)), keepdim=True)
     allowed = precision * max(FLUCTUATION * float((want - mean).norm()), SIZE * float(want.norm()))
-    allowed = max(allowed, PARTS * rounding)
+    allowed = max(allowed, rounding)
     error = float((got.double() - want).norm())
     if error == 0:
         return 0.0
