@@ -43,6 +43,18 @@ def recorded(tmp_path):
     return {(r["benchmark"], r["case"], r["metric"]): float(r["value"]) for r in rows}
 
 
+def test_a_partial_run_replaces_its_own_rows_and_a_quick_one_none(load, tmp_path, monkeypatch):
+    common = load("common")
+    common.record("a", [("one", "error", 1.0, ""), ("two", "error", 2.0, "")])
+    common.record("b", [("one", "error", 3.0, "")])
+    common.record("a", [("two", "error", 4.0, "")])
+    kept = {("a", "one", "error"): 1.0, ("a", "two", "error"): 4.0, ("b", "one", "error"): 3.0}
+    assert recorded(tmp_path) == kept
+    monkeypatch.setattr("sys.argv", ["dose.py", "--quick"])
+    common.record("b", [("one", "error", 5.0, "")])
+    assert recorded(tmp_path) == kept
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help(load, name, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -281,6 +281,12 @@ def test_every_seed_chooses_its_own_strength(dose):
     assert [one["strength"] for one in dose.by_method(found)[0.1, "promoted"]] == [1.0, 0.1]
 
 
+def test_what_has_no_penalty_is_a_method_of_its_own(dose):
+    cells = dose.by_method(results(dose, {0.0: row(0.1, 0.3), 0.1: row(0.2, 0.4)}))
+    found = {kind: cells[0.1, kind][0]["test"] for kind in ("relaxed", "promoted")}
+    assert found == {"relaxed": 0.3, "promoted": 0.4}  # though its validation error is smaller
+
+
 def test_broken_counts_what_stands_out(dose):
     sharp = dose.SHARPNESS * 0.1
     below, above = 0.9 * sharp, 1.1 * sharp

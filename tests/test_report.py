@@ -386,9 +386,12 @@ def test_findings_come_in_words_and_those_that_hold_in_one_line(full):
 def test_the_page_says_where_the_reference_is_less_symmetric(tmp_path):
     x, even = fs.testing.random_section(FLOW, (16, 16), batch=3), fs.simulate.heat_flow(SQUARE, 0.1)
     uneven = lambda u: 0.5 * (u + u.roll(1, -1))  # noqa: E731
-    words = {}
+    words, ahead = {}, "It is more symmetric than the reference solution, which it cannot follow."
     for key, truth in (("uneven", uneven), ("even", even)):
-        one = summary(evaluate(even, fs.groups.dihedral(4), x, FLOW, FLOW, truth=truth))
+        found = evaluate(even, fs.groups.dihedral(4), x, FLOW, FLOW, truth=truth)
+        one = summary(found)
+        page = report.to_html(found, tmp_path / f"{key}.html").read_text("utf-8")
+        assert (ahead in page) == (key == "uneven")
         (family,) = one["symmetries"]
         words[key] = family["sentence"], rows_of(findings({"enforced": one}))
         assert family["verdict"] == "exact"

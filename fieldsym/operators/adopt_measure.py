@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -100,18 +100,13 @@ def _rounding(module: nn.Module, u: Tensor, value: Tensor) -> float:
     """Norm of the change of the output when what every part returns is rounded once more."""
     draw = torch.Generator().manual_seed(0)
 
-    def rounded(_: nn.Module, __: object, out: object) -> object:
+    def rounded(_: str, out: object) -> object:
         if not isinstance(out, Tensor) or not (out.is_floating_point() or out.is_complex()):
             return out
         noise = torch.randn(out.shape, generator=draw).to(out)
         return out * (1 + torch.finfo(out.dtype).eps * noise)
 
-    handles = [part.register_forward_hook(rounded) for part in module.modules()]
-    try:
-        return float((module(u).double() - value.double()).norm())
-    finally:
-        for handle in handles:
-            handle.remove()
+    return float((_watched(module, u, rounded).double() - value.double()).norm())
 
 
 def _overflow(module: nn.Module, u: Tensor) -> str:
@@ -163,16 +158,20 @@ def _sections(
 
 def _outputs(module: nn.Module, u: Tensor) -> list[tuple[str, Tensor]]:
     """What every part returns in one forward pass, in the order of execution."""
-    seen: list[tuple[str, Tensor]] = []
+    seen: list[tuple[str, object]] = []
+    _watched(module, u, lambda name, out: seen.append((name, out)))
+    return [(name, out) for name, out in seen if isinstance(out, Tensor)]
+
+
+def _watched(module: nn.Module, u: Tensor, see: Callable[[str, object], object]) -> Tensor:
+    """A forward pass; what ``see`` makes of the output of a part, if not None, takes its place."""
     handles = [
-        part.register_forward_hook(
-            lambda _, __, out, name=name: seen.append((name, out))  # type: ignore[misc]
-        )
+        part.register_forward_hook(lambda _, __, out, name=name: see(name, out))  # type: ignore[misc]
         for name, part in module.named_modules()
     ]
     try:
-        module(u)
+        found: Tensor = module(u)
+        return found
     finally:
         for handle in handles:
             handle.remove()
-    return [(name, out) for name, out in seen if isinstance(out, Tensor)]
