@@ -33,10 +33,18 @@ from fieldsym.operators.fno_options import (
     refuse_position,
 )
 from fieldsym.operators.fourier import TruncatedFourier
-from fieldsym.operators.layers import Activation, Layer, TypedMLP, drops_constants, mix_rows
+from fieldsym.operators.layers import Layer, TypedMLP, drops_constants, mix_rows
 from fieldsym.operators.modes import check_modes
 from fieldsym.operators.pointwise import Pointwise
-from fieldsym.operators.tangents import VALUES, InPlace, InPlaceTangents, Tangents, Values
+from fieldsym.operators.tangents import (
+    VALUES,
+    Function,
+    InPlace,
+    InPlaceTangents,
+    Shared,
+    Tangents,
+    Values,
+)
 from fieldsym.representation import Representation
 
 PADDING = 0.125  # of the samples, added on both sides of a non-periodic axis
@@ -105,7 +113,7 @@ class FNO(nn.Module):
         use_channel_mlp: bool = True,
         channel_mlp_expansion: float = 0.5,
         norm: str | None = None,
-        non_linearity: Activation = functional.gelu,
+        non_linearity: Function = functional.gelu,
         positional_embedding: str | None = None,
         domain_padding: None = None,
     ) -> None:
@@ -249,33 +257,41 @@ class FNO(nn.Module):
         """
         fourier = TruncatedFourier((*x.shape[1:-3], x.shape[-2]), self.n_modes, x)
         samples = chunk_samples(x[..., :1], self.hidden_channels)
-        return join([self._run_chunk(part, fourier, calculus) for part in split(x, samples)])
+        shared = [part.tensors() for part in (self.lifting, *self._layers(), self.projection)]
+        parts = split(x, samples)
+        return join([self._run_chunk(part, fourier, shared, calculus) for part in parts])
 
-    def _run_chunk(self, x: Tensor, fourier: TruncatedFourier, calculus: Values) -> Tensor:
-        last, shape = fourier.dim - 1, x.shape[:-2]
+    def _run_chunk(
+        self, x: Tensor, fourier: TruncatedFourier, shared: list[Shared], calculus: Values
+    ) -> Tensor:
+        """A block is transformed, or projected, as soon as it is ready and still in the cache."""
+        last, whole = fourier.dim - 1, (*x.shape[:-1], -1)
         rows = x.flatten(0, last)
         size = block_rows(rows[..., 0], self.hidden_channels)
-        tensors = self.lifting.tensors()
-        blocks = [self.lifting.points(b, tensors, calculus) for b in split(rows, size)]
-        for layer in self._layers():
-            half = join([fourier.analyse(b, last, 2) for b in blocks])
-            half = half.view(*shape, *half.shape[2:])
-            half = mix_rows(layer.convolution, half, fourier).flatten(0, last)
-            mids, tensors = split(half, size), layer.tensors()
+        lift, *inner, project = shared
+        blocks, ready = [], []
+        for b in split(rows, size):
+            blocks.append(self.lifting.points(b, lift, calculus))
+            ready.append(fourier.analyse(blocks[-1], last, 2))
+        for layer, tensors in zip(self._layers(), inner, strict=True):
+            half = join(ready).view(*x.shape[:-2], -1, self.hidden_channels)
+            half, ready = mix_rows(layer.convolution, half, fourier).flatten(0, last), []
+            mids = split(half, size)
             if not layer.is_pointwise:
                 field = join([fourier.synthesise(m, last, 2) for m in mids])
-                whole = (*x.shape[:-1], -1)
-                start = join(blocks).view(whole)
-                field = layer.points(start, field.view(whole), tensors)
-                blocks = split(field.flatten(0, last), size)
-                continue
+                field = layer.points(join(blocks).view(whole), field.view(whole), tensors)
+                mids = blocks = split(field.flatten(0, last), size)
             for i, m in enumerate(mids):  # one by one: an old block makes room for the next
-                field = fourier.synthesise(m, last, 2)
-                blocks[i] = layer.points(blocks[i], field, tensors, calculus)
+                if layer.is_pointwise:
+                    field = fourier.synthesise(m, last, 2)
+                    blocks[i] = layer.points(blocks[i], field, tensors, calculus)
+                ready.append(
+                    self.projection.points(blocks[i], project, calculus)
+                    if layer.last
+                    else fourier.analyse(blocks[i], last, 2)
+                )
             del half, mids
-        tensors = self.projection.tensors()
-        y = join([self.projection.points(b, tensors, calculus) for b in blocks])
-        return y.view(*x.shape[:-1], -1)
+        return join(ready).view(whole)
 
     def _layers(self) -> list[Layer]:
         return list(self.layers)  # type: ignore[arg-type]

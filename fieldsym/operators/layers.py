@@ -7,7 +7,7 @@ the part itself as a function of them, so that it can run on blocks of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,8 @@ from fieldsym.group import Group
 from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.pointwise import Pointwise
 from fieldsym.operators.spectral import SpectralConv
-from fieldsym.operators.tangents import VALUES, Values
+from fieldsym.operators.tangents import VALUES, Function, Shared, Values
 from fieldsym.representation import Representation
-
-Activation = Callable[[Tensor], Tensor]
-Shared = Sequence[Tensor | None]
 
 
 class TypedMLP(nn.Module):
@@ -32,7 +29,7 @@ class TypedMLP(nn.Module):
         rep_hidden: Representation,
         rep_out: Representation,
         group: Group,
-        non_linearity: Activation,
+        non_linearity: Function,
         *,
         last_bias: bool = True,
     ) -> None:
@@ -47,11 +44,11 @@ class TypedMLP(nn.Module):
         """Matrix and bias of both maps."""
         return (*self.first.tensors(), *self.second.tensors())
 
-    def points(self, x: Tensor, tensors: Shared, calculus: Values = VALUES) -> Tensor:
-        """Apply to (..., channel)."""
-        hidden = self.first.points(x, tensors[:2], calculus)
-        hidden = calculus.apply(self.non_linearity, hidden)
-        return self.second.points(hidden, tensors[2:], calculus)
+    def points(
+        self, x: Tensor, tensors: Shared, calculus: Values = VALUES, *, spent: bool = False
+    ) -> Tensor:
+        """Apply to (..., channel), in place of x if that is ``spent`` and the calculus allows."""
+        return calculus.mlp(self.non_linearity, x, tensors, spent=spent)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, channel, *grid)."""
@@ -74,8 +71,7 @@ class SoftGate(nn.Module):
 
     def added(self, y: Tensor, x: Tensor, tensors: Shared, calculus: Values) -> Tensor:
         """y + gate x, (..., channel)."""
-        (scale,) = tensors
-        return y if scale is None else calculus.add_scaled(y, x, scale)
+        return calculus.add_scaled(y, x, tensors[0])
 
 
 class Identity(nn.Module):
@@ -138,7 +134,7 @@ class Layer(nn.Module):
         fno_skip: str | None,
         channel_mlp_skip: str | None,
         norm: str | None,
-        non_linearity: Activation,
+        non_linearity: Function,
         *,
         last: bool,
         varied: bool,
@@ -171,21 +167,26 @@ class Layer(nn.Module):
         parts = (self.skip, self.mlp, self.mlp_skip)
         return tuple(t for part in parts if part is not None for t in part.tensors())
 
+    def divide(self, tensors: Shared) -> tuple[Shared, Shared, Shared]:
+        """What belongs to the skip, to the MLP and to its skip."""
+        first = 0 if self.skip is None else self.skip.n_tensors
+        second = first + (0 if self.mlp is None else self.mlp.n_tensors)
+        return tensors[:first], tensors[first:second], tensors[second:]
+
     def points(
         self, start: Tensor, x: Tensor, tensors: Shared, calculus: Values = VALUES
     ) -> Tensor:
         """From the layer's input and its convolution to its output, (..., channel)."""
         x = x if self.norm is None else self.norm(x)
-        used = 0
+        skip, mlp, gate = self.divide(tensors)
         if self.skip is not None:
-            used = self.skip.n_tensors
-            x = self.skip.added(x, start, tensors[:used], calculus)
+            x = self.skip.added(x, start, skip, calculus)
         x = x if self.last else calculus.apply(self.non_linearity, x)
         if self.mlp is None:
             return x
-        x = self.mlp.points(x, tensors[used : used + 4], calculus)
+        x = self.mlp.points(x, mlp, calculus, spent=True)
         if self.mlp_skip is not None:
-            x = self.mlp_skip.added(x, start, tensors[used + 4 :], calculus)
+            x = self.mlp_skip.added(x, start, gate, calculus)
         x = x if self.mlp_norm is None else self.mlp_norm(x)
         return x if self.last else calculus.apply(self.non_linearity, x)
 

@@ -7,13 +7,18 @@ nonlinearity needs its slope once. Fields carry a stack axis, (rows, stack, poin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 FEW = 16  # channels
+
+Function = Callable[[Tensor], Tensor]  # of one number
+Shared = Sequence[Any]  # matrices, and biases or None
 
 
 class Values:
@@ -23,9 +28,15 @@ class Values:
         """The affine map x ↦ matrix x + bias of the channels."""
         return _linear(x, matrix, bias)
 
-    def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def apply(self, f: Function, x: Tensor) -> Tensor:
         """A function of one number."""
         return f(x)
+
+    def mlp(self, f: Function, x: Tensor, tensors: Shared, *, spent: bool = False) -> Tensor:
+        """An affine map, a function of one number, an affine map; ``spent`` if nobody needs x."""
+        first, bias, second, constant = tensors
+        hidden = self.apply(f, self.linear(x, first, bias))
+        return self.linear(hidden, second, constant)
 
     def add_linear(self, y: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         """y + matrix x + bias."""
@@ -47,13 +58,42 @@ class InPlace(Values):
     (True, tensor(18.))
     """
 
-    def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-        """The affine map x ↦ matrix x + bias of the channels."""
-        if bias is None or matrix.shape[1] >= FEW:
-            return _linear(x, matrix, bias)
-        return self.add_bias(_linear(x, matrix, None), bias)
+    def __init__(self) -> None:
+        self._room: Tensor | None = None
 
-    def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def linear(
+        self, x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor | None = None
+    ) -> Tensor:
+        """The affine map x ↦ matrix x + bias of the channels."""
+        rows = x.reshape(-1, x.shape[-1])
+        flat = None if out is None else out.view(-1, len(matrix))
+        if bias is None:
+            y = torch.mm(rows, matrix.mT, out=flat)
+        elif matrix.shape[1] == 1:  # faster than a product
+            y = torch.addcmul(bias, rows, matrix[:, 0], out=flat)
+        else:
+            y = torch.addmm(bias, rows, matrix.mT, out=flat)
+        return y.view(*x.shape[:-1], -1)
+
+    def mlp(self, f: Function, x: Tensor, tensors: Shared, *, spent: bool = False) -> Tensor:
+        """An affine map, a function of one number, an affine map; its hidden layer stays put.
+
+        Memory that is written again and again stays in the cache, fresh memory has to get there.
+        """
+        first, bias, second, constant = tensors
+        hidden = self._hidden((*x.shape[:-1], len(first)), x)
+        hidden = self.apply(f, self.linear(x, first, bias, hidden))
+        out = x if spent and len(second) == x.shape[-1] else None
+        return self.linear(hidden, second, constant, out)
+
+    def _hidden(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Unwritten memory for values that are forgotten before the next call."""
+        size = math.prod(shape)
+        if self._room is None or self._room.numel() < size:
+            self._room = like.new_empty(size)
+        return self._room[:size].view(shape)
+
+    def apply(self, f: Function, x: Tensor) -> Tensor:
         """A function of one number, of fresh values."""
         return torch.ops.aten.gelu_(x) if f is functional.gelu else f(x)
 
@@ -87,7 +127,7 @@ class Tangents(Values):
         y = _linear(x, matrix, None)
         return y if bias is None else torch.cat([y[:, :1] + bias, y[:, 1:]], 1)
 
-    def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def apply(self, f: Function, x: Tensor) -> Tensor:
         """f of the value, slope times tangent."""
         value = x[:, :1]
         value, slope = torch.func.jvp(f, (value,), (torch.ones_like(value),))[:2]
@@ -97,9 +137,11 @@ class Tangents(Values):
 class InPlaceTangents(InPlace):
     """Values with tangents that nothing is recorded of."""
 
-    def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    def linear(
+        self, x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor | None = None
+    ) -> Tensor:
         """The affine map of the value, its linear part on tangents."""
-        y = _linear(x, matrix, None)
+        y = super().linear(x, matrix, None, out)
         return y if bias is None else self.add_bias(y, bias)
 
     def add_bias(self, y: Tensor, bias: Tensor) -> Tensor:
@@ -107,7 +149,7 @@ class InPlaceTangents(InPlace):
         y[:, 0].add_(bias)
         return y
 
-    def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def apply(self, f: Function, x: Tensor) -> Tensor:
         """f of the value, slope times tangent, in x."""
         value = x[:, :1]
         moved, slope = torch.func.jvp(f, (value,), (torch.ones_like(value),))[:2]
