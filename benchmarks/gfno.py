@@ -2,11 +2,12 @@
 
     python benchmarks/gfno.py --path ../AIRS        # a checkout of github.com/divelab/AIRS
 
-Its two published sizes, p4 of width 10 and p4m of width 7 (64², ten input frames, 12 modes, batch
-4), beside fs.FNO with cyclic(4) and dihedral(4), matched twice: by real parameters and by
+Its two published sizes, p4 of width 10 and p4m of width 7 (ten input frames, 12 modes, batch 4),
+beside fs.FNO with cyclic(4) and dihedral(4), matched twice: by real parameters and by
 activation channels. neuraloperator's FNO of width 20 is the anchor that both can be compared with.
 A training step is forward, loss, backward and Adam. Inference is measured in evaluation mode, where
-G-FNO keeps its rotated weights. Medians of interleaved rounds, smallest and largest in brackets.
+G-FNO keeps its rotated weights. Medians of interleaved rounds, every operator in a process of its
+own, smallest and largest in brackets.
 
 G-FNO is under the GPL: it is loaded from the path that is given, and none of it is here.
 """
@@ -22,20 +23,21 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from apart import apart, in_turn
 from common import (
-    Timing,
-    interleaved,
     neuralop_fno,
     real_parameters,
     record,
     report,
     training_step,
 )
+from speed import inference
 from torch import Tensor, nn
 
 import fieldsym as fs
 
-ANCHOR = "neuraloperator FNO w20"
+ANCHOR, OURS = "neuraloperator FNO", "fs.FNO"
+Subject = tuple[str, int]  # kind of operator, activation channels
 PEERS = {
     "p4": (10, False, fs.groups.cyclic(4), 6),
     "p4m": (7, True, fs.groups.dihedral(4), 12),
@@ -98,77 +100,78 @@ def matched(peer: nn.Module, group: fs.Group, channels: int, n_modes: int, frame
     return min(sizes, key=lambda w: abs(sizes[w] - real_parameters(peer)))
 
 
-def candidates(
-    peer: nn.Module, name: str, modes: int, frames: int
-) -> dict[str, tuple[nn.Module, int]]:
-    """Our operators beside one G-FNO, by name, with their activation channels."""
+def candidates(peer: nn.Module, name: str, options: argparse.Namespace) -> dict[str, Subject]:
+    """Our operators beside one G-FNO, by name."""
     width, _, group, _ = PEERS[name]
-    channels, n_modes = width * group.order, 2 * modes - 1
-    equal = matched(peer, group, channels, n_modes, frames)
+    channels = width * group.order
+    equal = matched(peer, group, channels, 2 * options.modes - 1, options.frames)
     matches = {channels: "by channels"}
     matches[equal] = "by parameters and channels" if equal == channels else "by parameters"
-    return {
-        f"fs.FNO {group.name} w{w} (matched {how})": (ours(group, w, n_modes, frames), w)
-        for w, how in matches.items()
-    }
+    return {f"fs.FNO {group.name} w{w} (matched {how})": (OURS, w) for w, how in matches.items()}
 
 
-def measure(
-    models: dict[str, nn.Module], x: Tensor, y: Tensor, rounds: int
-) -> tuple[dict[str, Timing], dict[str, Timing]]:
-    """Training steps and inference of every model."""
-    steps = interleaved(
-        {
-            name: partial(training_step, model, torch.optim.Adam(model.train().parameters()), x, y)
-            for name, model in models.items()
-        },
-        rounds=rounds,
-    )
-    with torch.inference_mode():
-        forwards = interleaved(
-            {name: partial(model.eval(), x) for name, model in models.items()}, rounds=rounds
-        )
-    return steps, forwards
-
-
-def compare(name: str, gfno: Callable[..., nn.Module], options: argparse.Namespace) -> None:
-    """Measure, print and record one G-FNO beside ours."""
-    width, reflections, group, asked = PEERS[name]
-    torch.manual_seed(0)
+def operator(subject: Subject, name: str, options: argparse.Namespace) -> nn.Module:
+    """An operator beside the G-FNO of this name."""
+    kind, channels = subject
+    width, reflections, group, _ = PEERS[name]
     modes, frames = options.modes, options.frames
-    peer = Frames(gfno(1, modes, width, frames, reflections, "symmetric"))  # as published
+    if kind == ANCHOR:
+        return neuralop_fno(channels, 2 * modes - 1, (frames, 1))
+    if kind == OURS:
+        return ours(group, channels, 2 * modes - 1, frames)
+    published = load_gfno(options.path)(1, modes, width, frames, reflections, "symmetric")
+    return Frames(published)
+
+
+def programs(
+    kind: str, subject: Subject, name: str, grid: int, options: argparse.Namespace
+) -> dict[str, Callable[[], object]]:
+    """A training step or inference of one operator."""
+    torch.manual_seed(0)
+    model = operator(subject, name, options).train(kind == "training step")
+    x = torch.randn(options.batch, options.frames, grid, grid)
+    y = torch.randn(options.batch, 1, grid, grid)
+    if kind == "inference":
+        return {kind: partial(inference, model, x)}
+    return {kind: partial(training_step, model, torch.optim.Adam(model.parameters()), x, y)}
+
+
+def compare(name: str, grid: int, options: argparse.Namespace) -> None:
+    """Measure, print and record one G-FNO beside ours."""
+    width, _, group, asked = PEERS[name]
     label = f"G-FNO {name} w{width}"
-    zoo = {label: (peer, width * group.order), **candidates(peer, name, modes, frames)}
-    zoo[ANCHOR] = (neuralop_fno(20, 2 * modes - 1, (frames, 1)), 20)
-    x = torch.randn(options.batch, frames, options.grid, options.grid)
-    y = torch.randn(options.batch, 1, options.grid, options.grid)
-    steps, forwards = measure({n: model for n, (model, _) in zoo.items()}, x, y, options.rounds)
+    subjects: dict[str, Subject] = {label: ("G-FNO", width * group.order)}
+    subjects |= candidates(operator(subjects[label], name, options), name, options)
+    subjects[f"{ANCHOR} w20"] = (ANCHOR, 20)
+    times = {}
+    for kind in ("training step", "inference"):
+        given = {row: (kind, one, name, grid, options) for row, one in subjects.items()}
+        with apart(programs, given) as processes:
+            times[kind] = in_turn(processes, kind, options.rounds)
     rows, facts = [], []
-    for row, (model, channels) in zoo.items():
-        cells = [row, f"{real_parameters(model):,}", str(channels)]
-        for kind, times in (("training step", steps), ("inference", forwards)):
-            ratio, spread = (
-                times[row].times_faster_than(times[label]),
-                times[row].spread_against(times[label]),
-            )
-            cells += [str(times[row]), f"{ratio:.2f} ({spread})"]
+    for row, one in subjects.items():
+        cells = [row, f"{real_parameters(operator(one, name, options)):,}", str(one[1])]
+        for kind, found in times.items():
+            ratio = found[row].times_faster_than(found[label])
+            spread = found[row].spread_against(found[label])
+            cells += [str(found[row]), f"{ratio:.2f} ({spread})"]
             facts.append((row, f"{kind}, times faster than {label}", ratio, spread))
         rows.append(cells)
     title = (
-        f"{label}, {options.grid}², batch {options.batch}, {frames} frames, {modes} modes; "
+        f"{label}, {grid}², batch {options.batch}, {options.frames} frames, {options.modes} modes; "
         f"asked: a training step {asked} times faster; {options.rounds} rounds, seed 0"
     )
     header = ("model", "real parameters", "channels", "training step", "times faster", "inference",
               "times faster")  # fmt: skip
     report(title, header, rows)
-    record(f"gfno, {name}", facts)
+    record(f"gfno, {name}, {grid}²", facts)
 
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--path", type=Path, help="a checkout of github.com/divelab/AIRS")
     options.add_argument("--groups", nargs="+", choices=list(PEERS), default=list(PEERS))
-    options.add_argument("--grid", type=int, default=64)
+    options.add_argument("--grids", type=int, nargs="+", default=[64, 128, 256])
     options.add_argument("--batch", type=int, default=4)
     options.add_argument("--frames", type=int, default=10)
     options.add_argument("--modes", type=int, default=12, help="n_modes = 2 modes − 1")
@@ -185,9 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "`git clone https://github.com/divelab/AIRS` and give the folder as --path."
         )
     torch.set_num_threads(options.threads)
-    gfno = load_gfno(options.path)
+    load_gfno(options.path)  # says so if it is not there
     for name in options.groups:
-        compare(name, gfno, options)
+        for grid in options.grids:
+            compare(name, grid, options)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@
 
 Same width, modes, layers, grid and batch. A training step is forward, mean squared error, backward
 and Adam; inference is a forward pass under ``torch.inference_mode``. Medians of interleaved rounds
-in one process (smallest and largest in brackets), and how many times faster than the peer in the
-same run. Memory is measured twice: what tensors of a first inference hold at most beyond weights
-and input (tables that are kept included, scratch space inside libraries not seen), and by how much
-the process grows at most in a second one. Run it with nothing else on the machine.
+(smallest and largest in brackets), every operator in a process of its own, and how many times
+faster than the peer in the same run. Memory is measured twice: what tensors of a first inference
+hold at most beyond weights and input (tables that are kept included, scratch space inside libraries
+not seen), and by how much the process grows at most in a second one. Run it with nothing else on
+the machine.
 
 The operator without a group stands beside it: what the engine saves, told apart from what the
 symmetry does.
@@ -17,14 +18,14 @@ symmetry does.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from apart import apart, in_turn
 from common import (
     Timing,
     integers,
-    interleaved,
     mebibytes,
     neuralop_fno,
     peak_extra_memory,
@@ -67,21 +68,38 @@ def inference(model: nn.Module, x: Tensor) -> Tensor:
         return model(x)
 
 
+def programs(
+    kind: str, name: str, case: tuple[int, ...], width: int, layers: int
+) -> dict[str, Callable[[], object]]:
+    """What is measured of one operator: inference and its memory, or a training step."""
+    grid, n_modes, batch = case
+    torch.manual_seed(0)
+    build = models if name == PEER else own_models
+    model = build(width, n_modes, layers)[name].train(kind == "training step")
+    x, y = torch.randn(2, batch, 1, grid, grid)
+    if kind == "training step":
+        optimiser = torch.optim.Adam(model.parameters())
+        return {kind: partial(training_step, model, optimiser, x, y)}
+    call = partial(inference, model, x)
+    return {
+        "tensor memory": partial(peak_extra_memory, call),
+        "process memory": partial(peak_resident, call),
+        kind: call,
+    }
+
+
 def measure(
-    zoo: dict[str, nn.Module], x: Tensor, rounds: int
+    case: tuple[int, ...], options: argparse.Namespace
 ) -> tuple[dict[str, tuple[int, int | None]], dict[str, Timing], dict[str, Timing]]:
     """Peak bytes of inference (tensors, process), seconds of inference and of a training step."""
-    memory = {}
-    for name, model in zoo.items():
-        call = partial(inference, model.eval(), x)
-        memory[name] = (peak_extra_memory(call), peak_resident(call))
-    forwards = interleaved({n: partial(inference, m, x) for n, m in zoo.items()}, rounds=rounds)
-    y = torch.randn_like(x)
-    steps = {
-        name: partial(training_step, model, torch.optim.Adam(model.train().parameters()), x, y)
-        for name, model in zoo.items()
-    }
-    return memory, forwards, interleaved(steps, rounds=rounds)
+    times = {}
+    for kind in ("inference", "training step"):
+        subjects = {n: (kind, n, case, options.width, options.layers) for n in (PEER, FREE, OURS)}
+        with apart(programs, subjects) as processes:
+            if kind == "inference":
+                memory = {n: tuple(map(p.ask, MEMORIES)) for n, p in processes.items()}
+            times[kind] = in_turn(processes, kind, options.rounds)
+    return memory, times["inference"], times["training step"]
 
 
 def one_case(
@@ -89,10 +107,8 @@ def one_case(
 ) -> tuple[list[tuple[str, ...]], dict[str, Facts]]:
     """Rows of the table, and every ratio to the peer, of one grid, n_modes and batch."""
     grid, n_modes, batch = case
-    torch.manual_seed(0)
     zoo = models(options.width, n_modes, options.layers)
-    x = torch.randn(batch, 1, grid, grid)
-    memory, forwards, steps = measure(zoo, x, options.rounds)
+    memory, forwards, steps = measure(case, options)
     rows, facts = [], {}
     for name, model in zoo.items():
         facts[name] = ratios = {

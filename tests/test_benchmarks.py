@@ -246,7 +246,7 @@ def test_widths_are_matched_by_parameters(load):
 @neuralop_needed
 def test_gfno_program(load, checkout, tmp_path, capsys):
     gfno = load("gfno")
-    gfno.main(["--path", str(checkout), "--groups", "p4", "--grid", "10", "--batch", "1",
+    gfno.main(["--path", str(checkout), "--groups", "p4", "--grids", "10", "--batch", "1",
                "--frames", "2", "--modes", "3", "--rounds", "1", "--threads", "1"])  # fmt: skip
     found = {metric: value for (_, case, metric), value in recorded(tmp_path).items()
              if case == "G-FNO p4 w10"}  # fmt: skip
