@@ -22,7 +22,7 @@ from torch import Tensor
 
 RowMap = Callable[[Tensor, Tensor | None], Tensor]
 
-BLOCK_BYTES = {"cpu": 2**19}  # for every thread: what its cache holds beside weights
+BLOCK_BYTES = {"cpu": 2**20}  # for every thread: what its cache holds beside weights
 LINEAR_BLOCKS = 2  # times as much where a map reads and writes once
 HUGE_BYTES = 2**22  # results from this size on ask for huge pages
 MADV_HUGEPAGE = 14  # of Linux
@@ -35,7 +35,7 @@ def block_rows(x: Tensor, channels: int = 1) -> int | None:
     Examples
     --------
     >>> import torch
-    >>> 2**18 * block_rows(torch.zeros(5, 2**15), 2) == 2**19 * torch.get_num_threads()
+    >>> 2**18 * block_rows(torch.zeros(5, 2**15), 2) == 2**20 * torch.get_num_threads()
     True
     """
     if x.device.type not in BLOCK_BYTES or is_transformed(x):

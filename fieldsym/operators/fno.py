@@ -33,7 +33,7 @@ from fieldsym.operators.fno_options import (
     refuse_position,
 )
 from fieldsym.operators.fourier import TruncatedFourier
-from fieldsym.operators.layers import Layer, TypedMLP, drops_constants, mix_rows
+from fieldsym.operators.layers import Layer, TypedMLP, by_blocks, drops_constants, mix_rows
 from fieldsym.operators.modes import check_modes
 from fieldsym.operators.pointwise import Pointwise
 from fieldsym.operators.tangents import (
@@ -266,32 +266,38 @@ class FNO(nn.Module):
     ) -> Tensor:
         """A block is transformed, or projected, as soon as it is ready and still in the cache."""
         last, whole = fourier.dim - 1, (*x.shape[:-1], -1)
+        lift, *inner, project = shared
+
+        def analyse(block: Tensor, room: Tensor | None = None) -> Tensor:
+            return fourier.analyse(block, last, 2, room if calculus.in_place else None)
+
+        def finish(block: Tensor, _: Tensor) -> Tensor:
+            return self.projection.points(block, project, calculus)
+
         rows = x.flatten(0, last)
         size = block_rows(rows[..., 0], self.hidden_channels)
-        lift, *inner, project = shared
-        blocks, ready = [], []
+        blocks: list[Tensor] = []
+        ready: list[Tensor] = []
         for b in split(rows, size):
             blocks.append(self.lifting.points(b, lift, calculus))
-            ready.append(fourier.analyse(blocks[-1], last, 2))
+            ready.append(analyse(blocks[-1]))
+        half = join(ready)
         for layer, tensors in zip(self._layers(), inner, strict=True):
-            half = join(ready).view(*x.shape[:-2], -1, self.hidden_channels)
-            half, ready = mix_rows(layer.convolution, half, fourier).flatten(0, last), []
+            half = half.view(*x.shape[:-2], -1, self.hidden_channels)
+            half = mix_rows(layer.convolution, half, fourier, spent=calculus.in_place)
+            half = half.flatten(0, last).contiguous()
             mids = split(half, size)
-            if not layer.is_pointwise:
+            if layer.is_pointwise:
+                steps = by_blocks(layer, blocks, mids, tensors, fourier, calculus)
+            else:
                 field = join([fourier.synthesise(m, last, 2) for m in mids])
                 field = layer.points(join(blocks).view(whole), field.view(whole), tensors)
-                mids = blocks = split(field.flatten(0, last), size)
-            for i, m in enumerate(mids):  # one by one: an old block makes room for the next
-                if layer.is_pointwise:
-                    field = fourier.synthesise(m, last, 2)
-                    blocks[i] = layer.points(blocks[i], field, tensors, calculus)
-                ready.append(
-                    self.projection.points(blocks[i], project, calculus)
-                    if layer.last
-                    else fourier.analyse(blocks[i], last, 2)
-                )
-            del half, mids
-        return join(ready).view(whole)
+                steps = iter(split(field.flatten(0, last), size))
+            for i, (block, m) in enumerate(zip(steps, mids, strict=True)):
+                blocks[i], ready[i] = block, (finish if layer.last else analyse)(block, m)
+            # in place, what is ready is where the coefficients were
+            half = half if calculus.in_place and not layer.last else join(ready)
+        return half.view(whole)
 
     def _layers(self) -> list[Layer]:
         return list(self.layers)  # type: ignore[arg-type]

@@ -58,13 +58,13 @@ class TruncatedFourier:
             for n, count in zip(grid, n_modes, strict=True)
         ]
 
-    def analyse(self, x: Tensor, axis: int, dim: int) -> Tensor:
+    def analyse(self, x: Tensor, axis: int, dim: int, out: Tensor | None = None) -> Tensor:
         """Coefficients (re of 0..K, im of 1..K) along dimension ``dim``, which is grid ``axis``."""
         matrix, n = self.matrices[axis], self.grid[axis]
         if matrix is not None:
-            return _multiply(matrix / n, x, dim)
+            return _multiply(matrix / n, x, dim, out)
         z = torch.fft.rfft(x, dim=dim, norm="forward").narrow(dim, 0, self.cuts[axis] + 1)
-        return torch.cat([z.real, z.imag.narrow(dim, 1, self.cuts[axis])], dim)
+        return torch.cat([z.real, z.imag.narrow(dim, 1, self.cuts[axis])], dim, out=out)
 
     def synthesise(self, z: Tensor, axis: int, dim: int, out: Tensor | None = None) -> Tensor:
         """The sum of re cos − im sin, from 2K+1 coefficients to the points of an axis."""

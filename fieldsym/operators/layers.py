@@ -7,7 +7,7 @@ the part itself as a function of them, so that it can run on blocks of rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -212,19 +212,38 @@ def _skip(
     return Identity() if kind == "identity" else None
 
 
-def mix_rows(convolution: SpectralConv, half: Tensor, fourier: TruncatedFourier) -> Tensor:
+def by_blocks(
+    layer: Layer,
+    blocks: Sequence[Tensor],
+    mids: Sequence[Tensor],
+    tensors: Shared,
+    fourier: TruncatedFourier,
+    calculus: Values,
+) -> Iterator[Tensor]:
+    """A layer block by block, from its input and the coefficients along the last axis."""
+    spare = None
+    for start, m in zip(blocks, mids, strict=True):
+        spare = spare if spare is not None and len(spare) == len(m) else None
+        field = fourier.synthesise(m, fourier.dim - 1, 2, spare)
+        yield layer.points(start, field, tensors, calculus)
+        spare = start if calculus.in_place else None  # nobody needs it, and it is in the cache
+
+
+def mix_rows(
+    convolution: SpectralConv, half: Tensor, fourier: TruncatedFourier, *, spent: bool = False
+) -> Tensor:
     """The convolution, from coefficients along the last axis to such coefficients.
 
-    (batch, *other axes, stack, 2K+1, channel)
+    (batch, *other axes, stack, 2K+1, channel), in place of ``half`` if that is spent.
     """
     others = range(fourier.dim - 1)
+    x = half
     for axis in others:
-        half = fourier.analyse(half, axis, axis + 1)
-    half = half.movedim(-2, fourier.dim).movedim(0, -3)  # *2K+1, batch, stack, channel
-    shape, half = half.shape, half.flatten(-3, -2)
-    mixed = convolution.mix(half, fourier).view(shape)
-    del half
-    mixed = mixed.movedim(-3, 0).movedim(fourier.dim, -2)
+        x = fourier.analyse(x, axis, axis + 1)
+    x = x.movedim(-2, fourier.dim).movedim(0, -3)  # *2K+1, batch, stack, channel
+    shape, x = x.shape, x.flatten(-3, -2)
+    x = convolution.mix(x, fourier).view(shape)
+    x = x.movedim(-3, 0).movedim(fourier.dim, -2)
     for axis in others:
-        mixed = fourier.synthesise(mixed, axis, axis + 1)
-    return mixed
+        x = fourier.synthesise(x, axis, axis + 1, half if spent and axis == others[-1] else None)
+    return x

@@ -24,6 +24,8 @@ Shared = Sequence[Any]  # matrices, and biases or None
 class Values:
     """Fields without tangents."""
 
+    in_place = False  # whether results may take the place of what they are made from
+
     def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         """The affine map x ↦ matrix x + bias of the channels."""
         return _linear(x, matrix, bias)
@@ -58,6 +60,8 @@ class InPlace(Values):
     (True, tensor(18.))
     """
 
+    in_place = True
+
     def __init__(self) -> None:
         self._room: Tensor | None = None
 
@@ -78,13 +82,19 @@ class InPlace(Values):
     def mlp(self, f: Function, x: Tensor, tensors: Shared, *, spent: bool = False) -> Tensor:
         """An affine map, a function of one number, an affine map; its hidden layer stays put.
 
-        Memory that is written again and again stays in the cache, fresh memory has to get there.
+        Memory that is written again and again stays in the cache, fresh memory has to get there. A
+        wide hidden layer is done in parts.
         """
         first, bias, second, constant = tensors
-        hidden = self._hidden((*x.shape[:-1], len(first)), x)
-        hidden = self.apply(f, self.linear(x, first, bias, hidden))
-        out = x if spent and len(second) == x.shape[-1] else None
-        return self.linear(hidden, second, constant, out)
+        same = spent and len(second) == x.shape[-1]
+        out = x if same else x.new_empty(*x.shape[:-1], len(second))
+        parts = -(-len(first) // max(len(second), x.shape[-1]))
+        size = -(-len(x) // parts)
+        for piece, target in zip(x.split(size), out.split(size), strict=True):
+            hidden = self._hidden((*piece.shape[:-1], len(first)), x)
+            hidden = self.apply(f, self.linear(piece, first, bias, hidden))
+            self.linear(hidden, second, constant, target)
+        return out
 
     def _hidden(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Unwritten memory for values that are forgotten before the next call."""
