@@ -4,8 +4,8 @@
 
 Three layers of one width: neuraloperator's ``SpectralConv``, ours with the trivial group (what the
 engine saves) and ours between copies of the regular representation of D4 (what the symmetry saves
-or costs beside that). Medians of interleaved rounds, every layer in a process of its own, smallest
-and largest ratio in brackets.
+or costs beside that). Medians of interleaved rounds in one process, smallest and largest ratio in
+brackets.
 
 The dense oracle knows nothing of orbits or truncated transforms: the response of the layer in
 float64 to a unit impulse in every channel, on the coarsest grid that holds the modes, gives an
@@ -18,14 +18,15 @@ M(gk) = ρ(g) M(k) ρ(g)⁻¹.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 
 import numpy as np
 import torch
-from apart import apart, in_turn
 from common import (
+    Timing,
+    interleaved,
     mebibytes,
     neuralop_spectral,
     peak_extra_memory,
@@ -143,27 +144,16 @@ def both_ways(layer: nn.Module, x: Tensor, cotangent: Tensor) -> None:
     torch.autograd.grad(layer(x), [x, *parameters], cotangent)
 
 
-def programs(
-    name: str, width: int, n_modes: int, grid: int, batch: int
-) -> dict[str, Callable[[], object]]:
-    """What is measured of one layer."""
-    torch.manual_seed(0)
-    layer = (layers if name == PEER else own_layers)(width, n_modes)[name]
-    x, cotangent = torch.randn(2, batch, width, grid, grid)
-    ahead = partial(forward, layer, x)
-    return {
-        "memory": partial(peak_extra_memory, ahead),
-        "forward": ahead,
-        "forward and backward": partial(both_ways, layer, x.clone().requires_grad_(), cotangent),
-    }
-
-
-def speed_rows(zoo: dict[str, nn.Module], options: argparse.Namespace) -> list[tuple[str, ...]]:
+def speed_rows(zoo: dict[str, nn.Module], x: Tensor, rounds: int) -> list[tuple[str, ...]]:
     """Rows: seconds, ratio to the peer and memory of every layer."""
-    size = (options.width, options.n_modes, options.grid, options.batch)
-    with apart(programs, {name: (name, *size) for name in zoo}) as processes:
-        memory = {name: one.ask("memory") for name, one in processes.items()}
-        times = {kind: in_turn(processes, kind, options.rounds) for kind in ASKED}
+    tracked, cotangent = x.clone().requires_grad_(), torch.randn_like(x)
+    memory = {name: peak_extra_memory(partial(forward, zoo[name], x)) for name in zoo}
+    times: dict[str, dict[str, Timing]] = {
+        "forward": interleaved({n: partial(forward, zoo[n], x) for n in zoo}, rounds=rounds),
+        "forward and backward": interleaved(
+            {n: partial(both_ways, zoo[n], tracked, cotangent) for n in zoo}, rounds=rounds
+        ),
+    }
     rows, facts = [], []
     for name in zoo:
         cells = [name, f"{real_parameters(zoo[name]):,}"]
@@ -210,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     header = ("layer", "real parameters", "forward", "times faster", "forward and backward",
               "times faster", "tensor memory")  # fmt: skip
     title = f"Spectral layer, {size}, {options.rounds} rounds"
-    report(title, header, speed_rows(zoo, options))
+    report(title, header, speed_rows(zoo, x, options.rounds))
     header = ("layer", "float32 against the oracle", "float64 against the oracle",
               "peer with the same M(k) against the oracle", "M(gk) = ρ M(k) ρ⁻¹")  # fmt: skip
     rows = values(zoo, x, options.width, options.n_modes)
