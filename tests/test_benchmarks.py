@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,15 @@ sphere_needed = pytest.mark.skipif(
     importlib.util.find_spec("torch_harmonics") is None,
     reason="torch-harmonics is not installed (the extra sfno)",
 )
+
+
+def sleepers(seconds):
+    """Programs for a process of its own."""
+    return {
+        "process": os.getpid,
+        "threads": torch.get_num_threads,
+        "wait": lambda: time.sleep(seconds["wait"]),
+    }
 
 
 @pytest.fixture
@@ -53,6 +64,24 @@ def test_a_partial_run_replaces_its_own_rows_and_a_quick_one_none(load, tmp_path
     monkeypatch.setattr("sys.argv", ["dose.py", "--quick"])
     common.record("b", [("one", "error", 5.0, "")])
     assert recorded(tmp_path) == kept
+
+
+def test_programs_in_their_own_processes_are_asked_in_turn(load):
+    apart = load("apart")
+    builds = {name: ({"wait": 0.02 * i},) for i, name in enumerate(("short", "long"), 1)}
+    with apart.apart(sleepers, builds) as processes:
+        assert [one.ask("threads") for one in processes.values()] == [torch.get_num_threads()] * 2
+        assert len({os.getpid(), *(one.ask("process") for one in processes.values())}) == 3
+        found = apart.in_turn(processes, "wait", rounds=3)
+    assert 1.3 < found["short"].times_faster_than(found["long"]) < 2.7
+
+
+def test_a_process_that_fails_is_named(load):
+    with (
+        pytest.raises(RuntimeError, match=r"ended with exit code 1; its error is above"),
+        load("apart").apart(sleepers, {"one": ({},)}) as processes,
+    ):
+        processes["one"].ask("wait")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -7,7 +7,7 @@ from catalogue import EXACT, OBLONG, SQUARE, groups
 from torch.nn import functional
 
 import fieldsym as fs
-from fieldsym.operators import blocks, fourier
+from fieldsym.operators import blocks, fno, fourier
 from fieldsym.operators.blocks import linear_by_blocks
 from fieldsym.operators.fourier import TruncatedFourier
 from fieldsym.operators.tangents import Tangents
@@ -67,6 +67,39 @@ def test_blocks_give_the_same_values_and_gradients(
             before = u.clone()
             laws.assert_close(model(u), whole[0], 1e-13)
             assert torch.equal(u, before)  # the field that was given is not written to
+
+
+def forecast(monkeypatch, threshold=fourier.FFT_MODES):
+    """Of an operator with three layers, in blocks of four rows of seven, nothing recorded."""
+    torch.manual_seed(0)
+    model = fs.FNO(FLOW, FLOW, n_modes=(3, 5), hidden_channels=5, n_layers=3).double()
+    u = laws.noise(FLOW, (7, 9), batch=3)
+    monkeypatch.setattr(fourier, "FFT_MODES", threshold)
+    monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 4 * 9 * 5 * 8 // torch.get_num_threads())
+    monkeypatch.setitem(blocks.CHUNK_BYTES, "cpu", (1, 1))
+    with torch.no_grad():
+        return model(u)
+
+
+@pytest.mark.parametrize("threshold", [fourier.FFT_MODES, 1], ids=["matrices", "FFT"])
+def test_a_forecast_in_place_is_the_one_that_is_recorded(threshold, monkeypatch):
+    unrecorded = forecast(monkeypatch, threshold)
+    monkeypatch.setattr(fno, "is_unrecorded", lambda x: False)
+    plain = forecast(monkeypatch, threshold)
+    laws.assert_close(unrecorded, plain, 1e-14)
+
+
+def test_a_block_written_over_what_it_still_needs_is_seen(monkeypatch):
+    right = forecast(monkeypatch)
+
+    def greedy(layer, inputs, mids, tensors, transform, calculus):
+        for start, m in zip(inputs, mids, strict=True):
+            field = transform.synthesise(m, transform.dim - 1, 2, start)
+            yield layer.points(start, field, tensors, calculus)
+
+    monkeypatch.setattr(fno, "by_blocks", greedy)
+    wrong = forecast(monkeypatch)
+    assert laws.relative(wrong - right, right) > 1e-2
 
 
 @pytest.mark.parametrize("group", [D4, groups.cyclic(4)], ids=repr)

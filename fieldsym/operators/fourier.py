@@ -74,7 +74,8 @@ class TruncatedFourier:
         re, im = self._split(z, axis, dim)
         half = torch.complex(re, im) * 0.5
         half = torch.cat([2 * half.narrow(dim, 0, 1), half.narrow(dim, 1, cut)], dim)
-        return torch.fft.irfft(half, n=self.grid[axis], dim=dim, norm="forward", out=out)
+        field = torch.fft.irfft(half, n=self.grid[axis], dim=dim, norm="forward", out=out)
+        return field.contiguous()  # a transform may leave its axis last in memory
 
     def analyse_fields(self, u: Tensor) -> Tensor:
         """(fields, *grid) to real coefficients (fields, *2K+1), a few fields at a time."""
