@@ -184,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     report(title, header, rows)
     for metric, asked in ASKED.items():
-        print(f"{metric}: peer / D4 at least {worst[metric]:.2f} (asked: {asked:g})", flush=True)
+        least = f"at least {worst[metric]:.2f}" if worst[metric] < float("inf") else "not measured"
+        print(f"{metric}: peer / D4 {least} (asked: {asked:g})", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ import laws
 import pytest
 import torch
 from catalogue import EXACT, OBLONG, SQUARE, groups
+from torch import nn
 from torch.nn import functional
 
 import fieldsym as fs
 from fieldsym.operators import blocks, fno, fourier
 from fieldsym.operators.blocks import linear_by_blocks
 from fieldsym.operators.fourier import TruncatedFourier
-from fieldsym.operators.tangents import Tangents
+from fieldsym.operators.tangents import InPlace, Tangents
 
 D4, D2 = groups.dihedral(4), groups.dihedral(2)
 FLOW = fs.Bundle(OBLONG, "scalar p + vector u")
@@ -87,6 +88,34 @@ def test_a_forecast_in_place_is_the_one_that_is_recorded(threshold, monkeypatch)
     monkeypatch.setattr(fno, "is_unrecorded", lambda x: False)
     plain = forecast(monkeypatch, threshold)
     laws.assert_close(unrecorded, plain, 1e-14)
+
+
+def kept_by_a_hook(f):
+    """What a hook on the nonlinearity keeps of a forecast, and copies made at once."""
+    model, kept = build(FLOW, D2, (3, 3), {"non_linearity": f}), []
+    handle = f.register_forward_hook(lambda _, __, out: kept.append((out, out.clone())))
+    with torch.no_grad():
+        model(laws.noise(FLOW, (6, 8), batch=2))
+    handle.remove()
+    assert len(kept) > 10
+    return [torch.equal(now, then) for now, then in kept]
+
+
+@pytest.mark.parametrize("f", [nn.GELU(), nn.ReLU(inplace=True)], ids=repr)
+def test_what_a_hook_keeps_is_not_written_over(f, tiny_blocks, monkeypatch):
+    assert all(kept_by_a_hook(f))
+    monkeypatch.setattr(fno, "InPlace", lambda watched: InPlace())
+    assert not all(kept_by_a_hook(f))  # the test can fail
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_takes_other_batches():
+    model = build(FLOW, D2, (3, 3), {}).eval()
+    u = laws.noise(FLOW, (6, 8), batch=9)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, u[:3])
+        laws.assert_close(traced(u), model(u), 1e-6)  # a trace rounds the numbers it keeps
 
 
 def test_a_block_written_over_what_it_still_needs_is_seen(monkeypatch):

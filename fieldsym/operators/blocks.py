@@ -78,6 +78,7 @@ def is_transformed(x: Tensor) -> bool:
     """Whether a tensor is traced, mapped or differentiated in forward mode."""
     return (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
         or torch.is_autocast_enabled(x.device.type)

@@ -226,7 +226,7 @@ def by_blocks(
         spare = spare if spare is not None and len(spare) == len(m) else None
         field = fourier.synthesise(m, fourier.dim - 1, 2, spare)
         yield layer.points(start, field, tensors, calculus)
-        spare = start if calculus.in_place else None  # nobody needs it, and it is in the cache
+        spare = start if calculus.reuses else None  # nobody needs it, and it is in the cache
 
 
 def mix_rows(

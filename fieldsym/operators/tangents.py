@@ -25,6 +25,7 @@ class Values:
     """Fields without tangents."""
 
     in_place = False  # whether results may take the place of what they are made from
+    reuses = False  # whether memory of fields that have served is written again
 
     def linear(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         """The affine map x ↦ matrix x + bias of the channels."""
@@ -52,6 +53,10 @@ class Values:
 class InPlace(Values):
     """Values that nothing is recorded of: results take the place of what they are made from.
 
+    Parameters
+    ----------
+    watched : whether somebody, such as a hook, may keep what the nonlinearity returns
+
     Examples
     --------
     >>> import torch
@@ -62,7 +67,8 @@ class InPlace(Values):
 
     in_place = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, watched: bool = False) -> None:
+        self.reuses = not watched
         self._room: Tensor | None = None
 
     def linear(
@@ -85,6 +91,8 @@ class InPlace(Values):
         Memory that is written again and again stays in the cache, fresh memory has to get there. A
         wide hidden layer is done in parts.
         """
+        if not self.reuses:
+            return super().mlp(f, x, tensors)
         first, bias, second, constant = tensors
         same = spent and len(second) == x.shape[-1]
         out = x if same else x.new_empty(*x.shape[:-1], len(second))
