@@ -284,3 +284,12 @@ def without(module, name):
     broken = copy.deepcopy(module)
     delattr(broken, name)
     return broken
+
+
+# Penalties ----------------------------------------------------------------------------------------
+
+
+def relative_to_all_weights(self):
+    """``WeightGram.by_layer`` with one size for all layers."""
+    gram, differences, size = self()
+    return gram[None] / size**2, differences[None] / size

@@ -91,8 +91,8 @@ def test_a_forecast_in_place_is_the_one_that_is_recorded(threshold, monkeypatch)
 
 
 def kept_by_a_hook(f):
-    """What a hook on the nonlinearity keeps of a forecast, and copies made at once."""
-    model, kept = build(FLOW, D2, (3, 3), {"non_linearity": f}), []
+    """Whether what a hook on the nonlinearity keeps of a forecast stays as it was, call by call."""
+    model, kept = build(FLOW, D2, (3, 3), {"non_linearity": lambda x: f(x)}), []
     handle = f.register_forward_hook(lambda _, __, out: kept.append((out, out.clone())))
     with torch.no_grad():
         model(laws.noise(FLOW, (6, 8), batch=2))
@@ -114,8 +114,8 @@ def test_a_trace_takes_other_batches():
     model = build(FLOW, D2, (3, 3), {}).eval()
     u = laws.noise(FLOW, (6, 8), batch=9)
     with torch.no_grad():
-        traced = torch.jit.trace(model, u[:3])
-        laws.assert_close(traced(u), model(u), 1e-6)  # a trace rounds the numbers it keeps
+        traced = torch.jit.trace(model, u[:3])  # sizes are tensors: 2π/n is in single precision
+        laws.assert_close(traced(u), model(u), 1e-6)
 
 
 def test_a_block_written_over_what_it_still_needs_is_seen(monkeypatch):

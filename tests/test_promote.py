@@ -7,6 +7,7 @@ import pickle
 import warnings
 from unittest.mock import patch
 
+import broken
 import pytest
 import torch
 from torch import nn
@@ -715,14 +716,8 @@ def test_the_grid_embedding_of_neuraloperator_breaks_translations(width, embeddi
     assert_counts_of_neuraloperator(width, embedding, number)
 
 
-def broken_by_layer(self):
-    """Relative to all weights at once."""
-    gram, differences, size = self()
-    return gram[None] / size**2, differences[None] / size
-
-
 def test_a_size_of_all_weights_hides_what_a_wide_model_breaks(monkeypatch):
-    monkeypatch.setattr(WeightGram, "by_layer", broken_by_layer)
+    monkeypatch.setattr(WeightGram, "by_layer", broken.relative_to_all_weights)
     with pytest.raises(AssertionError):
         assert_counts_of_neuraloperator(32, "grid", 2)
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import broken
 import laws
 import pytest
 import torch
@@ -338,14 +339,8 @@ def test_width_and_depth_hide_nothing():
     assert_nothing_is_found(5e-2)
 
 
-def broken_by_layer(self):
-    """Relative to all weights at once."""
-    gram, differences, size = self()
-    return gram[None] / size**2, differences[None] / size
-
-
 def test_a_global_size_finds_symmetries_that_do_not_hold(monkeypatch):
-    monkeypatch.setattr(WeightGram, "by_layer", broken_by_layer)
+    monkeypatch.setattr(WeightGram, "by_layer", broken.relative_to_all_weights)
     with pytest.raises(AssertionError):
         assert_nothing_is_found(5e-2)
 

@@ -195,7 +195,8 @@ class FNO(nn.Module):
         self._check(u, "FNO")
         dim = self.in_bundle.base.dim
         x, pads = self._open(u.reshape(-1, *u.shape[-dim - 1 :]), 1.0)
-        watched = isinstance(self.non_linearity, nn.Module)  # a hook may keep its results
+        # a function of the user, or a hook on it, may keep what it returns
+        watched = self.non_linearity is not functional.gelu
         calculus = InPlace(watched=watched) if is_unrecorded(x) else VALUES
         y = self._run(x.movedim(1, -1).contiguous().unsqueeze(-3), calculus)
         y = self._close(y.squeeze(-3).movedim(-1, 1), pads)
